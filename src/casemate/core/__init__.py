@@ -1,0 +1,1 @@
+"""The field's words as types: targets, oracles, goals, budgets, data, methods."""

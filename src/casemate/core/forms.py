@@ -1,0 +1,60 @@
+"""What each family's methods receive and return: the threat model in one signature each."""
+
+from typing import Protocol
+
+from torch import Generator, Tensor
+
+from casemate.core.data import Poison, PoisonBudget, Samples, World
+from casemate.core.recipe import Recipe
+from casemate.core.target import Classifier, LabelOracle, ScoreOracle
+from casemate.core.threat import Goal, Lp
+from casemate.core.tick import Tick, ignore
+from casemate.ops.rng import RowGenerator
+
+
+class EvasionAttack(Protocol):
+    """Change inputs within a budget so that the target does what the goal says.
+
+    The first parameter's type (LabelOracle, ScoreOracle, GradientOracle) is the access. The result
+    (N, *S) is in the ball and in [0, 1]; rows for which nothing was found may be anything in it.
+    """
+
+    def __call__(
+        self, oracle: LabelOracle, x: Tensor, goal: Goal, budget: Lp, /, *, rng: RowGenerator, tick: Tick = ignore
+    ) -> Tensor: ...
+
+
+class PoisoningAttack(Protocol):
+    """Change a share of a training set; also the form of backdoors, whose poison has a trigger."""
+
+    def __call__(
+        self, clean: Samples, budget: PoisonBudget, /, *, rng: Generator, tick: Tick = ignore
+    ) -> Poison: ...
+
+
+class MembershipAttack(Protocol):
+    """Score inputs x (N, *S) with labels y (N,): higher = more likely a training row, (N,)."""
+
+    def __call__(
+        self, oracle: ScoreOracle, x: Tensor, y: Tensor, world: World, /, *, rng: Generator, tick: Tick = ignore
+    ) -> Tensor: ...
+
+
+class TrainingDefence(Protocol):
+    """Change how a model is trained."""
+
+    def __call__(self, recipe: Recipe, /) -> Recipe: ...
+
+
+class Screening(Protocol):
+    """Choose the rows of a training set to keep, (N,) bool, given a model trained on all of it."""
+
+    def __call__(self, model: Classifier, data: Samples, /, *, rng: Generator, tick: Tick = ignore) -> Tensor: ...
+
+
+class Repair(Protocol):
+    """Mend a trained model with a little clean data."""
+
+    def __call__(
+        self, model: Classifier, clean: Samples, /, *, rng: Generator, tick: Tick = ignore
+    ) -> Classifier: ...

@@ -1,0 +1,1 @@
+"""Training a victim: the hot loop of poisoning, privacy and hardening."""

@@ -1,0 +1,224 @@
+"""The list of methods, made by the decorators on them."""
+
+import difflib
+import importlib
+import inspect
+import pkgutil
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from types import ModuleType
+from typing import Any, Literal, TypeVar, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from casemate.core.errors import UnknownMethod, UsageError
+from casemate.ops.norms import Norm
+
+F = TypeVar("F", bound=Callable[..., Any])
+Family = Literal["evasion", "poisoning", "backdoor", "membership", "training", "screening", "repair"]
+# what the harness passes; everything else that is keyword-only is a parameter of the method
+HARNESS = frozenset({"rng", "tick"})
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A publication that describes a method."""
+
+    title: str
+    authors: str
+    year: int
+    url: str
+
+    @property
+    def citation(self) -> str:
+        """One line for a reference list."""
+        return f"{self.authors}: {self.title}. {self.year}. {self.url}"
+
+
+class Cost(BaseModel):
+    """Most passes per row that a method may spend with given parameters."""
+
+    model_config = ConfigDict(frozen=True)
+
+    queries: int
+    gradients: int = 0
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Everything casemate knows about a method, read from its function."""
+
+    family: Family
+    name: str
+    run: Callable[..., Any]
+    access: type
+    params: type[BaseModel]
+    papers: tuple[Paper, ...]
+    norms: tuple[Norm, ...] = ()
+    known_as: tuple[str, ...] = ()
+    minimum_norm: bool = False
+    cost: Callable[[Any, int], Cost] | None = None
+    version: int = 1
+    summary: str = ""
+    details: str = ""
+    module: str = ""
+
+    @property
+    def id(self) -> str:
+        """Family and name, as plans and commands write it."""
+        return f"{self.family}.{self.name}"
+
+    def validate(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Check parameters and fill in defaults; raises UsageError naming what is wrong."""
+        try:
+            return self.params.model_validate(dict(params)).model_dump()
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            if first["type"] == "extra_forbidden":
+                known = ", ".join(self.params.model_fields) or "none"
+                raise UsageError(f"{self.id} has no parameter '{where}'. Its parameters: {known}.") from None
+            raise UsageError(
+                f"The '{where}' parameter of {self.id}: {first['msg'].lower()}. Got {first['input']!r}."
+            ) from None
+
+
+_ENTRIES: dict[str, Entry] = {}
+
+
+def _register(
+    family: Family,
+    *,
+    papers: tuple[Paper, ...],
+    norms: tuple[Norm, ...] = (),
+    known_as: tuple[str, ...] = (),
+    minimum_norm: bool = False,
+    cost: Callable[[Any, int], Cost] | None = None,
+    version: int = 1,
+) -> Callable[[F], F]:
+    def keep(run: F) -> F:
+        hints = get_type_hints(run, include_extras=True)
+        first = next(iter(inspect.signature(run).parameters))
+        summary, details, args = _docstring(run)
+        entry = Entry(
+            family, run.__name__, run, hints[first], _params(run, hints, args), papers, norms,
+            known_as, minimum_norm, cost, version, summary, details, run.__module__,
+        )  # fmt: skip
+        known = _ENTRIES.get(entry.id)
+        if known is not None and known.module != entry.module:
+            raise RuntimeError(f"Two methods are called {entry.id}: in {known.module} and {entry.module}.")
+        _ENTRIES[entry.id] = entry
+        return run
+
+    return keep
+
+
+def evasion(
+    *,
+    norms: tuple[Norm, ...],
+    papers: tuple[Paper, ...],
+    cost: Callable[[Any, int], Cost],
+    known_as: tuple[str, ...] = (),
+    minimum_norm: bool = False,
+    version: int = 1,
+) -> Callable[[F], F]:
+    """Register an evasion attack (see `core.forms.EvasionAttack`).
+
+    Args:
+        norms: norms of the budgets it accepts.
+        papers: its sources, the defining one first.
+        cost: parameters and number of classes -> most passes per row.
+        known_as: other names in the literature.
+        minimum_norm: it looks for the nearest example, for any radius.
+        version: raised when a change alters results, so that stored ones are not reused.
+    """
+    return _register(
+        "evasion", papers=papers, norms=norms, known_as=known_as, minimum_norm=minimum_norm,
+        cost=cost, version=version,
+    )  # fmt: skip
+
+
+def _plain(family: Family) -> Callable[..., Callable[[F], F]]:
+    def decorator(
+        *, papers: tuple[Paper, ...], known_as: tuple[str, ...] = (), version: int = 1
+    ) -> Callable[[F], F]:
+        return _register(family, papers=papers, known_as=known_as, version=version)
+
+    decorator.__doc__ = f"Register a method of the family '{family}' (see `core.forms`)."
+    return decorator
+
+
+poisoning = _plain("poisoning")
+backdoor = _plain("backdoor")
+membership = _plain("membership")
+training = _plain("training")
+screening = _plain("screening")
+repair = _plain("repair")
+
+
+def _params(run: Callable[..., Any], hints: Mapping[str, Any], args: Mapping[str, str]) -> type[BaseModel]:
+    fields: dict[str, Any] = {}
+    for name, parameter in inspect.signature(run).parameters.items():
+        if parameter.kind is parameter.KEYWORD_ONLY and name not in HARNESS:
+            fields[name] = (hints[name], Field(default=parameter.default, description=args.get(name, "")))
+    config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+    return create_model(f"{run.__name__}_params", __config__=config, **fields)
+
+
+def _docstring(run: Callable[..., Any]) -> tuple[str, str, dict[str, str]]:
+    """Split a Google docstring into its first line, its prose and its arguments."""
+    text = inspect.getdoc(run) or ""
+    head, _, rest = text.partition("\nArgs:\n")
+    summary, _, details = head.partition("\n")
+    block = re.split(r"\n\w+:\n", rest)[0]
+    args: dict[str, str] = {}
+    for item in re.split(r"\n(?=    \S)", "\n" + block):
+        name, _, help_ = item.strip().partition(":")
+        if help_:
+            args[name] = " ".join(help_.split())
+    return summary.strip(), details.strip(), args
+
+
+def load(package: ModuleType) -> None:
+    """Import every module below `package`, so that its methods register themselves."""
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        importlib.import_module(module.name)
+
+
+def load_all() -> None:
+    """Load casemate's own methods and those of installed plug-ins (group `casemate.methods`)."""
+    for name in ("casemate.attacks", "casemate.defences"):
+        load(importlib.import_module(name))
+    for point in entry_points(group="casemate.methods"):
+        point.load()
+
+
+def entries(family: str | None = None) -> list[Entry]:
+    """List the methods of a family, or all, by id."""
+    load_all()
+    return [e for _, e in sorted(_ENTRIES.items()) if family in (None, e.family)]
+
+
+def find(name: str) -> Entry:
+    """Look a method up by id, name or any name the literature gives it.
+
+    Raises:
+        UnknownMethod: nothing is called so; the message offers the nearest names.
+    """
+    wanted = _plain_name(name)
+    names = {
+        _plain_name(alias): entry
+        for entry in reversed(entries())
+        for alias in (*entry.known_as, entry.name, entry.id)
+    }
+    if wanted in names:
+        return names[wanted]
+    near = [names[n].id for n in difflib.get_close_matches(wanted, names, n=5, cutoff=0.5)]
+    hint = f" Nearest: {', '.join(dict.fromkeys(near))}." if near else " See `casemate list`."
+    raise UnknownMethod(f"No method is called '{name}'.{hint}")
+
+
+def _plain_name(name: str) -> str:
+    return re.sub(r"[^a-z0-9.+]", "", name.lower())

@@ -1,0 +1,213 @@
+"""The model under attack, and the oracles through which attacks see it.
+
+An attack's access is the type of its first parameter: labels, scores or gradients. An oracle
+counts, per row, the forward and backward passes spent, and refuses more queries than allowed.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+from casemate.core.errors import QueryLimitReached, UsageError
+from casemate.core.threat import Goal, Loss
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A classifier of inputs x (N, *S) in [0, 1]; normalisation is declared here, once.
+
+    The wrapped `net` sees `(low + (high - low) * x - mean) / std`, per channel. `shape` is S.
+    `outputs` says what the net returns; probabilities are turned into logits by their logarithm.
+    """
+
+    net: nn.Module
+    classes: int
+    shape: tuple[int, ...]
+    bounds: tuple[float, float] = (0.0, 1.0)
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    outputs: str = "logits"
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Classify x (N, *S) with the net as it stands, (N, K)."""
+        return _forward(self, self.net, x)
+
+    def predict(self, x: Tensor, batch: int = 250) -> Tensor:
+        """Classify x (N, *S) in evaluation mode and float32 precision, without a graph, (N, K).
+
+        The net's modes are put back afterwards, also when it fails.
+        """
+        modes = {m: m.training for m in self.net.modules()}
+        self.net.eval()
+        try:
+            with torch.no_grad():
+                parts = [self.logits(part.to(self.device)).to(x.device) for part in x.split(batch)]
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+        return torch.cat(parts) if parts else x.new_zeros(0, self.classes)
+
+
+def _forward(target: Classifier, net: nn.Module, x: Tensor) -> Tensor:
+    low, high = target.bounds
+    z = x if (low, high) == (0.0, 1.0) else low + (high - low) * x
+    if target.mean:
+        stats = [torch.tensor(s, dtype=z.dtype, device=z.device) for s in (target.mean, target.std)]
+        mean, std = (s.view(1, -1, *[1] * (z.dim() - 2)) for s in stats)
+        z = (z - mean) / std
+    out: Tensor = net(z)
+    match target.outputs:
+        case "probabilities":
+            return out.clamp(min=torch.finfo(out.dtype).tiny).log()
+        case _:
+            return out
+
+
+class Pass(NamedTuple):
+    """One forward and backward pass: logits (N, K), losses (N,), input gradient (N, *S)."""
+
+    logits: Tensor
+    loss: Tensor
+    grad: Tensor
+
+
+class Prepared:
+    """A private copy of a target's net, laid out for speed and never trained.
+
+    The user's net is not touched: the copy is in evaluation mode, its parameters are constant and
+    its convolutions are in channels-last order. `fast` may hold a compiled forward (no graph) and
+    `cheap` a copy in bfloat16 for gradients; both are optional and checked by whoever builds them.
+    """
+
+    def __init__(self, target: Classifier) -> None:
+        self.target = target
+        net = copy.deepcopy(target.net).to(target.device).eval().requires_grad_(False)
+        self.net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.fast: Callable[[Tensor], Tensor] | None = None
+        self.cheap: nn.Module | None = None
+
+    def exact(self, x: Tensor) -> Tensor:
+        """Logits of x in x's own precision, with a graph if x asks for one."""
+        return _forward(self.target, self.net, _laid_out(x))
+
+    def quick(self, x: Tensor) -> Tensor:
+        """Logits of x without a graph, by the compiled forward where there is one."""
+        with torch.no_grad():
+            return self.exact(x) if self.fast is None else self.fast(x)
+
+    def steering(self, x: Tensor) -> Tensor:
+        """Logits of x with a graph for gradients, in bfloat16 where that was asked for."""
+        if self.cheap is None:
+            return self.exact(x)
+        return _forward(self.target, self.cheap, _laid_out(x.bfloat16())).to(x.dtype)
+
+
+def _laid_out(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Passes spent on each row: `queries` counts forwards, `gradients` backwards; both (N,)."""
+
+    queries: Tensor
+    gradients: Tensor
+    limit: int | None
+
+    @classmethod
+    def empty(cls, n: int, limit: int | None = None) -> Self:
+        """Start counting for n rows, with at most `limit` queries each."""
+        return cls(torch.zeros(n, dtype=torch.int64), torch.zeros(n, dtype=torch.int64), limit)
+
+
+class LabelOracle:
+    """Access to the target's decisions, counted per row.
+
+    Row i of what is asked must be row i of the oracle; `oracle[rows]` is the same oracle for some
+    of the rows (repeats allowed), with the same ledger.
+    """
+
+    def __init__(
+        self, prepared: Prepared | Classifier, ledger: Ledger | int, rows: Tensor | None = None
+    ) -> None:
+        self.prepared = prepared if isinstance(prepared, Prepared) else Prepared(prepared)
+        self.ledger = Ledger.empty(ledger) if isinstance(ledger, int) else ledger
+        self.rows = torch.arange(len(self.ledger.queries)) if rows is None else rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, rows: slice | Tensor) -> Self:
+        index = rows.cpu() if isinstance(rows, Tensor) else rows
+        return type(self)(self.prepared, self.ledger, self.rows[index])
+
+    @property
+    def classes(self) -> int:
+        """Number of classes K."""
+        return self.prepared.target.classes
+
+    def labels(self, x: Tensor) -> Tensor:
+        """Decide on x (N, *S): classes (N,), one query per row."""
+        self._count(x)
+        return self.prepared.quick(x).argmax(1)
+
+    def _count(self, x: Tensor) -> None:
+        if len(x) != len(self.rows):
+            raise UsageError(f"An oracle of {len(self.rows)} rows was asked about {len(x)} rows; use oracle[rows].")
+        self.ledger.queries.index_add_(0, self.rows, torch.ones_like(self.rows))
+        limit = self.ledger.limit
+        if limit is not None and len(x) and bool((self.ledger.queries[self.rows] > limit).any()):
+            self.ledger.queries.index_add_(0, self.rows, -torch.ones_like(self.rows))
+            raise QueryLimitReached(f"The budget allows {limit} queries per row.")
+
+
+class ScoreOracle(LabelOracle):
+    """Access to the target's logits, counted per row."""
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Score x (N, *S): logits (N, K) without a graph, one query per row."""
+        self._count(x)
+        return self.prepared.quick(x)
+
+
+class GradientOracle(ScoreOracle):
+    """White-box access: logits with a graph, gradients, everything counted per row."""
+
+    def graph(self, x: Tensor) -> Tensor:
+        """Score x (N, *S) with a graph: logits (N, K); each backward through them is counted."""
+        self._count(x)
+        logits = self.prepared.steering(x)
+        if logits.requires_grad:
+            logits.register_hook(self._count_backward)
+        return logits
+
+    def _count_backward(self, grad: Tensor) -> None:
+        self.ledger.gradients.index_add_(0, self.rows, torch.ones_like(self.rows))
+
+    def gradient(self, x: Tensor, goal: Goal, loss: Loss = "ce") -> Pass:
+        """Score x (N, *S) and differentiate the goal's loss: one forward and one backward."""
+        z = x.detach().requires_grad_()
+        with torch.enable_grad():
+            logits = self.graph(z)
+            values = goal.loss(logits, loss)
+            (grad,) = torch.autograd.grad(values.sum(), z)
+        return Pass(logits.detach(), values.detach(), grad)
+
+    def reached(self, goal: Goal, x: Tensor, logits: Tensor) -> Tensor:
+        """Tell which rows reach the goal, (N,) bool, by `logits` that this oracle gave for x.
+
+        Where gradients are taken in bfloat16 a claim counts only once float32 confirms it, at
+        one more query of the claimed rows.
+        """
+        claimed = goal.reached(logits)
+        if self.prepared.cheap is None or not bool(claimed.any()):
+            return claimed
+        rows = claimed.nonzero().flatten()
+        confirmed = claimed.clone()
+        confirmed[rows] = goal[rows].reached(self[rows].logits(x[rows]))
+        return confirmed

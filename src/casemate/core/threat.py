@@ -1,0 +1,129 @@
+"""What an adversary wants and what it may spend."""
+
+from typing import Literal, Protocol, Self, assert_never
+
+import torch
+from pydantic import BaseModel, ConfigDict, PositiveInt, field_validator
+from torch import Tensor
+
+from casemate.core.errors import UsageError
+from casemate.ops import losses
+from casemate.ops.norms import Norm
+
+Loss = Literal["ce", "margin", "dlr"]
+
+
+class Goal(Protocol):
+    """An adversary's wish for each row."""
+
+    def reached(self, logits: Tensor) -> Tensor:
+        """Tell for logits (N, K) which rows grant the wish, (N,) bool."""
+
+    def loss(self, logits: Tensor, kind: Loss = "ce") -> Tensor:
+        """Measure nearness to the goal for logits (N, K): (N,), higher = nearer."""
+
+    def __getitem__(self, rows: slice | Tensor) -> Self:
+        """Restrict the goal to some rows."""
+
+
+class Misclassify:
+    """Wish that each row be given any class but its own."""
+
+    def __init__(self, y: Tensor) -> None:
+        self.y = y
+
+    def __getitem__(self, rows: slice | Tensor) -> "Misclassify":
+        return Misclassify(self.y[rows])
+
+    def reached(self, logits: Tensor) -> Tensor:
+        """Tell which rows of `logits` (N, K) are misclassified, (N,) bool; NaN is no success."""
+        return (logits.argmax(1) != self.y) & logits.isfinite().all(1)
+
+    def loss(self, logits: Tensor, kind: Loss = "ce") -> Tensor:
+        """Measure nearness to misclassification, (N,).
+
+        `ce` is the log-odds of error: per row it rises and falls with cross-entropy and has the
+        same gradient direction, but does not saturate (see `ops.losses.error_odds`).
+        """
+        match kind:
+            case "ce":
+                return losses.error_odds(logits, self.y)
+            case "margin":
+                return losses.margin(logits, self.y)
+            case "dlr":
+                return losses.dlr(logits, self.y)
+        assert_never(kind)
+
+
+class Become:
+    """Wish that each row be given a class of the adversary's choice."""
+
+    def __init__(self, t: Tensor) -> None:
+        self.t = t
+
+    def __getitem__(self, rows: slice | Tensor) -> "Become":
+        return Become(self.t[rows])
+
+    def reached(self, logits: Tensor) -> Tensor:
+        """Tell which rows of `logits` (N, K) are given their target class, (N,) bool."""
+        return (logits.argmax(1) == self.t) & logits.isfinite().all(1)
+
+    def loss(self, logits: Tensor, kind: Loss = "ce") -> Tensor:
+        """Measure nearness to the target class, (N,): the negated loss of that class."""
+        return -Misclassify(self.t).loss(logits, kind)
+
+
+class Lp(BaseModel):
+    """Ball around each input that a perturbation must stay in, inside the box [0, 1].
+
+    `eps` is in units of x; infinity asks a minimum-norm attack for the nearest example.
+    `queries` caps the model calls per row.
+    """
+
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
+
+    norm: Norm
+    eps: float
+    queries: PositiveInt | None = None
+
+    @field_validator("eps", mode="before")
+    @classmethod
+    def _number(cls, value: float | str) -> float:
+        return parse_eps(value)
+
+    def model_post_init(self, context: object, /) -> None:
+        """Refuse radii outside the norm's range."""
+        if not self.eps >= 0:
+            raise UsageError(f"The 'eps' of a budget must be at least 0, in units of x. Got {self.eps}.")
+        if self.norm == "linf" and 1 < self.eps < float("inf"):
+            hint = f"; did you mean {self.eps:g}/255?" if self.eps <= 255 else ""
+            raise UsageError(
+                f"The 'eps' of an linf budget must be in [0, 1], in units of x. Got {self.eps:g}{hint}"
+            )
+
+
+def parse_eps(value: float | str) -> float:
+    """Read a radius: a number, or a fraction such as "8/255"."""
+    try:
+        if isinstance(value, str) and "/" in value:
+            top, bottom = value.split("/")
+            return float(top) / float(bottom)
+        return float(value)
+    except (ValueError, TypeError, ZeroDivisionError):
+        raise UsageError(f"The 'eps' must be a number or a fraction such as 8/255. Got {value!r}.") from None
+
+
+def format_eps(eps: float) -> str:
+    """Write a radius as people read it: n/255 where it is one, else a short decimal."""
+    levels = eps * 255
+    if 0 < eps <= 1 and abs(levels - round(levels)) < 1e-6 and round(levels) <= 64:
+        return f"{round(levels)}/255"
+    return f"{eps:g}"
+
+
+def within(x_adv: Tensor, x: Tensor, budget: Lp) -> Tensor:
+    """Keep candidates (N, *S) that lie in the ball; rows outside it go back to `x`."""
+    from casemate.ops.norms import per_row, rounding, size
+
+    fits = size(x_adv - x, budget.norm) <= budget.eps * (1 + 1e-6) + rounding(x, budget.norm)
+    return torch.where(per_row(fits, x), x_adv, x)

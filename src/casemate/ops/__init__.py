@@ -1,0 +1,1 @@
+"""Pure tensor functions; they know torch and nothing of casemate."""

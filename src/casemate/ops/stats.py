@@ -1,0 +1,86 @@
+"""Estimates with their 95% intervals."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from scipy import stats as _stats
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A measured number, its 95% interval and the number of samples behind it."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def __post_init__(self) -> None:
+        if not (self.low <= self.value <= self.high) and self.n > 0:
+            raise ValueError(f"An estimate must lie in its interval. Got {self.value} outside [{self.low}, {self.high}].")
+
+
+def share(successes: int, n: int) -> Estimate:
+    """Estimate a share of `n` rows, with its Wilson interval."""
+    if n == 0:
+        return Estimate(float("nan"), 0.0, 1.0, 0)
+    low, high = _stats.binomtest(int(successes), int(n)).proportion_ci(0.95, "wilson")
+    value = successes / n
+    return Estimate(value, min(float(low), value), max(float(high), value), int(n))
+
+
+def exact_share(successes: int, n: int) -> Estimate:
+    """Estimate a share of `n` rows, with its Clopper-Pearson (exact) interval."""
+    if n == 0:
+        return Estimate(float("nan"), 0.0, 1.0, 0)
+    low, high = _stats.binomtest(int(successes), int(n)).proportion_ci(0.95, "exact")
+    return Estimate(successes / n, float(low), float(high), int(n))
+
+
+def mean(values: Sequence[float] | np.ndarray) -> Estimate:
+    """Estimate the mean of a few independent runs, with Student's t interval."""
+    array = np.asarray(values, dtype=np.float64)
+    n = len(array)
+    if n == 0:
+        return Estimate(float("nan"), float("-inf"), float("inf"), 0)
+    centre = float(array.mean())
+    if n == 1:
+        return Estimate(centre, float("-inf"), float("inf"), 1)
+    half = float(_stats.t.ppf(0.975, n - 1) * array.std(ddof=1) / np.sqrt(n))
+    return Estimate(centre, centre - half, centre + half, n)
+
+
+def bootstrap(
+    statistic: "Statistic", *columns: np.ndarray, seed: int = 0, draws: int = 1000
+) -> Estimate:
+    """Estimate a statistic of rows by the percentile bootstrap; columns are resampled together."""
+    rng = np.random.default_rng(seed)
+    n = len(columns[0])
+    value = statistic(*columns)
+    values = np.empty(draws)
+    for i in range(draws):
+        pick = rng.integers(0, n, n)
+        values[i] = statistic(*(c[pick] for c in columns))
+    low, high = np.quantile(values, [0.025, 0.975])
+    return Estimate(float(value), min(float(low), float(value)), max(float(high), float(value)), n)
+
+
+class Statistic(Protocol):
+    """Form of what `bootstrap` resamples: arrays of equal length to one number."""
+
+    def __call__(self, *columns: np.ndarray) -> float:
+        """Compute the number."""
+        ...
+
+
+def median(values: Sequence[float] | np.ndarray) -> Estimate:
+    """Estimate a median, with the distribution-free interval of the order statistics."""
+    array = np.sort(np.asarray(values, dtype=np.float64))
+    n = len(array)
+    if n == 0:
+        return Estimate(float("nan"), float("-inf"), float("inf"), 0)
+    low = int(_stats.binom.ppf(0.025, n, 0.5))
+    high = min(n - 1, int(_stats.binom.ppf(0.975, n, 0.5)))
+    return Estimate(float(np.median(array)), float(array[low]), float(array[high]), n)
