@@ -26,7 +26,8 @@ def size(delta: Tensor, norm: Norm) -> Tensor:
         case "linf":
             return flat.abs().amax(1) if flat.shape[1] else flat.new_zeros(len(flat))
         case "l2":
-            return torch.linalg.vector_norm(flat, dim=1)
+            lengths: Tensor = torch.linalg.vector_norm(flat, dim=1)
+            return lengths
         case "l1":
             return flat.abs().sum(1)
         case "l0":
