@@ -13,7 +13,7 @@ class CasemateError(Exception):
     """Root of all errors that casemate raises on purpose."""
 
 
-class UsageError(CasemateError, ValueError):
+class UsageError(CasemateError):
     """Wrong use: says which argument, what was expected and what came, on one line."""
 
 

@@ -1,0 +1,118 @@
+"""A folder of answers: one JSON file per case, one safetensors file beside it, written atomically."""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from casemate.assess.result import SCHEMA, Assessment, Result
+from casemate.core.errors import UsageError
+
+
+class Store:
+    """The folder OUT of an assessment.
+
+    `OUT/results/<key>.json` and `<key>.safetensors` hold the answers, `OUT/assessment.json` the
+    verdicts. A file is either whole or absent, so killing a run loses only the case at work.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        self.results = self.folder / "results"
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UsageError(f"The output folder must be a directory. Got the file {self.folder}.")
+
+    def open(self) -> None:
+        """Make the folder, or say why it cannot be written."""
+        try:
+            self.results.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"The output folder {self.folder} cannot be made: {error.strerror}.") from None
+
+    def get(self, key: str) -> Result | None:
+        """Read an answer; None where there is none that this version can use."""
+        try:
+            return Result.model_validate_json((self.results / f"{key}.json").read_bytes())
+        except (FileNotFoundError, ValidationError):
+            return None
+
+    def doubt(self, key: str) -> str:
+        """Say why a file of this key exists but cannot be used; empty if there is nothing to say."""
+        path = self.results / f"{key}.json"
+        if not path.exists():
+            return ""
+        try:
+            raw = json.loads(path.read_bytes())
+            version = raw.get("schema_version") if isinstance(raw, dict) else None
+            if version != SCHEMA:
+                return f"{path.name} has result format {version}, this version writes {SCHEMA}"
+            Result.model_validate(raw)
+        except (ValueError, ValidationError):
+            return f"{path.name} is damaged"
+        return ""
+
+    def put(self, result: Result, tensors: Mapping[str, Tensor] | None = None) -> Result:
+        """Write an answer and its evidence, the evidence first; returns the result as stored."""
+        self.open()
+        if tensors:
+            name = f"{result.key}.safetensors"
+            _write(self.results / name, save({k: v.contiguous() for k, v in tensors.items()}))
+            result = result.model_copy(update={"evidence": (name,)})
+        _write(self.results / f"{result.key}.json", result.model_dump_json(indent=1).encode())
+        return result
+
+    def tensors(self, result: Result) -> dict[str, Tensor]:
+        """Read the evidence of a result; empty where it has none."""
+        found: dict[str, Tensor] = {}
+        for name in result.evidence:
+            path = self.results / Path(name).name
+            try:
+                found |= load_file(path)
+            except (OSError, SafetensorError) as error:
+                raise UsageError(f"The evidence {path} cannot be read: {error}.") from None
+        return found
+
+    def finish(self, assessment: Assessment) -> None:
+        """Write the assessment."""
+        self.open()
+        _write(self.folder / "assessment.json", assessment.model_dump_json(indent=1).encode())
+
+    def assessment(self) -> Assessment:
+        """Read the assessment; says what is wrong where there is none to read."""
+        path = self.folder / "assessment.json"
+        try:
+            return Assessment.model_validate_json(path.read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
+            raise UsageError(
+                f"The folder must hold an assessment. Got {self.folder}, without an assessment.json."
+            ) from None
+        except ValidationError:
+            raise UsageError(
+                f"{path} is damaged or of another version; run `casemate assess` again with this folder."
+            ) from None
+
+    def all(self) -> list[Result]:
+        """Read the answers of the assessment, in the order of its plan."""
+        found = (self.get(key) for key in self.assessment().keys)
+        return [result for result in found if result is not None]
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}. What was computed before is kept.") from None
+    finally:
+        Path(name).unlink(missing_ok=True)
