@@ -16,7 +16,7 @@ class Case(BaseModel):
     names. `after` lists the keys of results on whose still standing rows this case continues.
     """
 
-    model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")
 
     method: str
     version: int

@@ -13,7 +13,7 @@ Outcome = Literal["holds", "falls", "inconclusive", "not_tested"]
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")
 
 
 class Flag(_Frozen):

@@ -80,7 +80,7 @@ class Lp(BaseModel):
     `queries` caps the model calls per row.
     """
 
-    model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")
 
     norm: Norm
     eps: float
