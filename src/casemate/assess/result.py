@@ -106,8 +106,8 @@ class Requirement(_Frozen):
 
     def __str__(self) -> str:
         """Write the requirement as people read it."""
-        bound = f"at least {self.at_least:.0%}" if self.at_least is not None else f"at most {self.at_most:.0%}"
-        return f"{self.metric.replace('_', ' ')} {bound}"
+        word, bound = ("at most", self.at_most) if self.at_least is None else ("at least", self.at_least)
+        return f"{self.metric.replace('_', ' ')} {word} {100 * (bound or 0):g}%"
 
 
 def _side(good: bool, bad: bool) -> Outcome:
@@ -143,7 +143,8 @@ class Assessment(_Frozen):
     """One assessed target: what was asked, what came out; the file `assessment.json`.
 
     `command` reproduces it. `keys` lists the results in the order of the plan. `kind` is
-    "assess" or "harden"; `name` and `details` describe target and data in plain words.
+    "assess" or "harden"; `target` and `data` are plain words. `names` are those of the classes, in
+    the order of their numbers, and may be empty.
     """
 
     schema_version: int = SCHEMA
@@ -156,6 +157,7 @@ class Assessment(_Frozen):
     rows: int
     classes: int
     shape: tuple[int, ...]
+    names: tuple[str, ...] = ()
     preset: str = ""
     seed: int = 0
     command: str = ""
