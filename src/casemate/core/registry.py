@@ -38,12 +38,17 @@ class Paper:
 
 
 class Cost(BaseModel):
-    """Most passes per row that a method may spend with given parameters."""
+    """Passes per row that a method spends with given parameters on a row it never fools.
+
+    `exact` is False where the data decides how many passes are needed (a search that stops, a start
+    that is not found): then the numbers are the most it may spend.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     queries: int
     gradients: int = 0
+    exact: bool = True
 
 
 @dataclass(frozen=True)
@@ -129,7 +134,7 @@ def evasion(
     Args:
         norms: norms of the budgets it accepts.
         papers: its sources, the defining one first.
-        cost: parameters and number of classes -> most passes per row.
+        cost: parameters and number of classes -> passes per row (see `Cost`).
         known_as: other names in the literature.
         minimum_norm: it looks for the nearest example, for any radius.
         version: raised when a change alters results, so that stored ones are not reused.
