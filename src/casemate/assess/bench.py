@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -20,9 +20,7 @@ from casemate.ops.stats import Estimate
 class TrainMany(Protocol):
     """Train several victims side by side: recipes, data and seeds in, classifiers out, in order."""
 
-    def __call__(
-        self, jobs: Sequence[tuple[Recipe, Samples, int]], /, *, tick: Tick
-    ) -> list[Classifier]: ...
+    def __call__(self, jobs: Sequence[tuple[Recipe, Samples, int]], /, *, tick: Tick) -> list[Classifier]: ...
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,8 @@ class Bench:
     """A target with its data, ready to be attacked.
 
     `test` was not seen in training, `train` was; `train` and `recipe` may be None, and then
-    poisoning and membership cannot be tested. `train_many` trains victims in parallel.
+    poisoning and membership cannot be tested. `train_many` trains victims in parallel; `cache` keeps
+    what several cases share, such as clean victims and shadow models, for one run.
     """
 
     target: Classifier
@@ -41,6 +40,7 @@ class Bench:
     train_many: TrainMany
     store: Store
     digests: Mapping[str, str] = field(default_factory=dict)
+    cache: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -137,6 +137,7 @@ class Verdict(_Frozen):
     tried: tuple[str, ...] = ()
     not_tried: tuple[tuple[str, str], ...] = ()
     flags: tuple[Flag, ...] = ()
+    curves: dict[str, Curve] = {}
 
 
 class Assessment(_Frozen):
@@ -168,4 +169,5 @@ class Assessment(_Frozen):
     keys: tuple[str, ...] = ()
     checks: tuple[Flag, ...] = ()
     price: dict[str, Any] = Field(default_factory=dict)
+    options: dict[str, Any] = Field(default_factory=dict)
     provenance: Provenance | None = None

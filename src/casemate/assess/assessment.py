@@ -1,0 +1,239 @@
+"""The main job: load a target and its data, answer a plan's cases, draw the verdicts."""
+
+import fnmatch
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from casemate.assess import checks
+from casemate.assess.bench import Bench
+from casemate.assess.case import Case
+from casemate.assess.plan import Plan, Threat, check
+from casemate.assess.progress import Progress, silent
+from casemate.assess.result import Assessment, Flag, Result, Verdict
+from casemate.assess.run import provenance, run
+from casemate.assess.store import Store
+from casemate.assess.targets import Loaded, LoadedData, load_data, load_model, load_recipe
+from casemate.assess.verdicts import draw
+from casemate.core.compiled import compile_forward
+from casemate.core.errors import UsageError
+from casemate.core.registry import Entry, find
+from casemate.core.target import Prepared
+from casemate.core.workers import Workers
+from casemate.ops.stats import share
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to load a target and its data, as the user said it; stored, so that it can be done again."""
+
+    model: str = "builtin:fashion-cnn"
+    data: str = "builtin:fashion-mini"
+    recipe: str | None = None
+    bounds: tuple[float, float] = (0.0, 1.0)
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    device: str = "auto"
+    workers: int | None = None
+
+
+def assess(
+    *,
+    plan: Plan,
+    options: Options | None = None,
+    out: Path | str,
+    seed: int | None = None,
+    only: str | None = None,
+    rows: int | None = None,
+    command: str = "",
+    progress: Progress = silent,
+) -> Assessment:
+    """Attack a target by a plan and write results and verdicts into a folder.
+
+    Args:
+        plan: threats and attacks.
+        options: the target, its data and recipe; None means the built-in ones.
+        out: folder to write; finished cases in it are not run again.
+        seed: base seed; None means the plan's.
+        only: pattern of method or threat ids; the others are listed as not tested.
+        rows: number of test rows, instead of the plan's.
+        command: what reproduces this run, printed in the report.
+        progress: told of each case and its steps.
+
+    Returns:
+        The assessment, as stored.
+
+    Raises:
+        UsageError: an argument, file or plan is not as it must be.
+    """
+    check(plan)
+    options = options or Options(model=plan.model or Options.model, data=plan.data or Options.data)
+    store = Store(out)
+    store.open()
+    progress.message(f"Loading {options.model} and {options.data}")
+    data = load_data(options.data)
+    model = load_model(options.model, data.test, bounds=options.bounds, mean=options.mean, std=options.std,
+                       device=options.device)  # fmt: skip
+    seed = plan.seed if seed is None else seed
+    plan = plan if rows is None else plan.model_copy(
+        update={"rows": rows, "threats": tuple(t.model_copy(update={"rows": None}) for t in plan.threats)}
+    )
+    with Workers(options.workers) as workers:
+        bench, doubts = make_bench(model, data, options, store, workers, seed)
+        return assess_bench(bench, plan, options, doubts, seed=seed, only=only, command=command, progress=progress)
+
+
+def make_bench(
+    model: Loaded, data: LoadedData, options: Options, store: Store, workers: Workers, seed: int
+) -> tuple[Bench, list[Flag]]:
+    """Prepare a loaded target for attack and inspect it: the bench and what is doubtful."""
+    recipe, doubts = load_recipe(options.recipe, model, data)
+    target, sample = model.classifier, data.test[: checks.ROWS * 2]
+    doubts += list(model.flags) + checks.inspect_outputs(target, sample.x)
+    prepared = Prepared(target)
+    if not any(f.code == "randomised" for f in doubts):
+        prepared.fast = compile_forward(prepared, sample.x)
+    bench = Bench(
+        target=target,
+        prepared=prepared,
+        test=data.test,
+        train=data.train,
+        recipe=recipe,
+        train_many=workers.train_many,
+        store=store,
+        digests={"target": model.digest, "data": data.digest, "recipe": recipe.digest() if recipe else ""},
+    )
+    return bench, doubts + checks.inspect_gradients(prepared, sample, seed)
+
+
+def assess_bench(
+    bench: Bench,
+    plan: Plan,
+    options: Options,
+    doubts: Sequence[Flag],
+    *,
+    seed: int,
+    only: str | None,
+    command: str,
+    progress: Progress,
+    kind: str = "assess",
+    price: dict[str, Any] | None = None,
+) -> Assessment:
+    """Answer a plan on a bench that is ready, and store the assessment."""
+    wanted = [(threat, _cases(threat, plan, bench, seed, only)) for threat in plan.threats]
+    if only is not None and not any(cases for _, cases in wanted):
+        raise UsageError(f"The pattern --only '{only}' matches no method and no threat of the plan.")
+    results: dict[str, Result] = {}
+    for result in run([case for _, cases in wanted for case in cases], bench, progress):
+        results[result.key] = result
+    verdicts = [
+        draw(threat, [results[c.key] for c in cases], bench.store, doubts, bench.test.shape)
+        if cases else _left_out(threat, only)
+        for threat, cases in wanted
+    ]  # fmt: skip
+    verdicts += [_not_tested(title, reason) for title, reason in plan.not_tested]
+    assessment = _summary(bench, plan, options, verdicts, list(results.values()), doubts, seed, command)
+    assessment = assessment.model_copy(update={"kind": kind, "price": price or {}})
+    if not _already(bench.store, assessment):
+        bench.store.finish(assessment)
+    return bench.store.assessment()
+
+
+def _cases(threat: Threat, plan: Plan, bench: Bench, seed: int, only: str | None) -> list[Case]:
+    """Cases of a threat; in a chain each one continues on what the earlier ones left standing."""
+    cases: list[Case] = []
+    for ask in threat.attacks:
+        entry = find(ask.method)
+        if only and not any(fnmatch.fnmatch(name, only) for name in (entry.id, entry.name, threat.id, entry.family)):
+            continue
+        for rate in threat.rates or (None,):
+            after = tuple(c.key for c in cases) if threat.chain else ()
+            cases.append(_case(entry, ask.params, threat, plan, bench, seed, rate, after))
+    return cases
+
+
+def _case(
+    entry: Entry, params: dict[str, Any], threat: Threat, plan: Plan, bench: Bench, seed: int,
+    rate: float | None, after: tuple[str, ...],
+) -> Case:  # fmt: skip
+    trains = entry.family in ("poisoning", "backdoor")
+    rows = min(threat.rows or plan.rows, len(bench.test))
+    return Case(
+        method=entry.id,
+        version=entry.version,
+        params=entry.validate(params),
+        target="" if trains else bench.digests.get("target", ""),
+        data=bench.digests.get("data", ""),
+        recipe=bench.digests.get("recipe", "") if entry.family != "evasion" else "",
+        budget=threat.budget(bench.test.shape),
+        rate=rate,
+        rows=len(bench.test) if trains else rows,
+        repeats=threat.repeats if trains else 1,
+        seed=seed,
+        after=after,
+    )
+
+
+def _left_out(threat: Threat, only: str | None) -> Verdict:
+    return _not_tested(threat.title, f"left out by --only '{only}'", threat.family, threat.id)
+
+
+def _not_tested(title: str, reason: str, family: str = "", threat: str = "") -> Verdict:
+    name = threat or title.lower().replace(": ", "-").replace(" ", "-")
+    return Verdict(threat=name, title=title, family=family, outcome="not_tested", why=reason)
+
+
+def _summary(
+    bench: Bench, plan: Plan, options: Options, verdicts: Sequence[Verdict], results: Sequence[Result],
+    doubts: Sequence[Flag], seed: int, command: str,
+) -> Assessment:  # fmt: skip
+    """Build the assessment from its results alone, so that a second run writes the same bytes."""
+    right = int((bench.target.predict(bench.test.x).argmax(1) == bench.test.y).sum())
+    times = sorted(r.provenance.time for r in results if r.provenance)
+    return Assessment(
+        title=plan.name,
+        target=options.model,
+        target_digest=bench.digests.get("target", ""),
+        data=options.data,
+        data_digest=bench.digests.get("data", ""),
+        rows=min(plan.rows, len(bench.test)),
+        classes=bench.target.classes,
+        shape=bench.test.shape,
+        preset=plan.name,
+        seed=seed,
+        command=command,
+        started=times[0] if times else "",
+        seconds=sum(r.spent.seconds for r in results),
+        clean_accuracy=share(right, len(bench.test)),
+        verdicts=tuple(verdicts),
+        keys=tuple(r.key for r in results),
+        checks=tuple(doubts),
+        options={"plan": plan.model_dump(mode="json"), **options.__dict__},
+        provenance=provenance(bench.target.device),
+    )
+
+
+def _already(store: Store, assessment: Assessment) -> bool:
+    """Tell whether the folder holds this very assessment, up to the time and place of the run."""
+    try:
+        old = store.assessment()
+    except UsageError:
+        return False
+    same = {"provenance": None, "command": ""}
+    return old.model_copy(update=same) == assessment.model_copy(update=same)
+
+
+def device_of(name: str) -> torch.device:
+    """Choose a device by name; "auto" is a GPU where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"The device must be auto, cpu, cuda or cuda:N. Got '{name}'.") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"The device '{name}' was asked for, and no GPU is available; use --device cpu.")
+    return device

@@ -1,0 +1,270 @@
+"""The judge of evasion: attacks propose, here budget, box and success are measured again."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from casemate.assess.bench import Bench, Measured
+from casemate.assess.case import Case
+from casemate.assess.result import Curve, Flag, Spent
+from casemate.core.data import Samples
+from casemate.core.errors import NotApplicable
+from casemate.core.registry import Entry, find
+from casemate.core.target import Classifier, GradientOracle, LabelOracle, Ledger, Prepared
+from casemate.core.threat import Goal, Lp, Misclassify
+from casemate.core.tick import Tick, ignore
+from casemate.ops.norms import rounding, size
+from casemate.ops.rng import rows as row_streams
+from casemate.ops.stats import Estimate, median, share
+
+SHARD = 250
+GALLERY = 6
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What an attack achieved on n rows, as measured from the tensors it returned.
+
+    `reached` marks candidates in the box that reach the goal, `fooled` those that are in the ball
+    as well, `fooled_8bit` those that still are after rounding to 8 bits. `norms` are the sizes of
+    the perturbations, `stray` marks candidates outside the box.
+    """
+
+    x_adv: Tensor
+    predicted: Tensor
+    reached: Tensor
+    fooled: Tensor
+    fooled_8bit: Tensor
+    norms: Tensor
+    stray: Tensor
+    ledger: Ledger
+
+
+def attempt(
+    entry: Entry,
+    prepared: Prepared,
+    x: Tensor,
+    goal: Goal,
+    budget: Lp,
+    *,
+    params: dict[str, Any],
+    numbers: Tensor,
+    seed: int,
+    nearest: bool = True,
+    tick: Tick = ignore,
+) -> Attempt:
+    """Run an attack on x (N, *S) and judge it.
+
+    Args:
+        entry: the evasion attack.
+        prepared: the target.
+        x: inputs in [0, 1].
+        goal: the adversary's wish for each row.
+        budget: the ball that counts.
+        params: the attack's parameters.
+        numbers: row numbers (N,), which name the rows' random streams.
+        seed: base seed.
+        nearest: let minimum-norm attacks look for the nearest example beyond the ball as well,
+            which gives accuracy at every radius; else they may stop inside the ball.
+        tick: called after each step of each shard.
+
+    Returns:
+        The attempt, recomputed in float32 from the returned tensors.
+    """
+    _refuse_without_gradients(entry, prepared.target)
+    free = entry.minimum_norm and nearest
+    asked = budget.model_copy(update={"eps": float("inf")}) if free else budget
+    ledger = Ledger.empty(len(x), budget.queries)
+    oracle: LabelOracle = entry.access(prepared, ledger)
+    shards = torch.arange(len(x)).split(SHARD)
+    parts = []
+    for i, part in enumerate(shards):
+        streams = row_streams(seed, numbers[part], entry.id)
+        parts.append(
+            entry.run(
+                oracle[part], x[part], goal[part], asked, rng=streams, **params,
+                tick=lambda step, total, values, i=i: tick(i * total + step, len(shards) * total, values),
+            )
+        )  # fmt: skip
+    x_adv = torch.cat(parts) if parts else x.clone()
+    return judge(prepared.target, x, x_adv, goal, budget, ledger)
+
+
+def _refuse_without_gradients(entry: Entry, target: Classifier) -> None:
+    if issubclass(entry.access, GradientOracle) and not target.differentiable:
+        raise NotApplicable(f"{entry.id} needs gradients, which this target does not give")
+
+
+def judge(target: Classifier, x: Tensor, x_adv: Tensor, goal: Goal, budget: Lp, ledger: Ledger) -> Attempt:
+    """Measure candidates again: sizes, box and predictions from the tensors alone."""
+    norms = size((x_adv - x).double(), budget.norm).to(x.dtype)
+    room = budget.eps * (1 + 1e-6) + rounding(x, budget.norm)
+    legal = x_adv.isfinite().flatten(1).all(1) & (x_adv.flatten(1).clamp(0, 1) == x_adv.flatten(1)).all(1)
+    logits = target.predict(x_adv)
+    reached = goal.reached(logits) & legal
+    fooled = reached & (norms <= room)
+    rounded = goal.reached(target.predict(eight_bit(x_adv, x, budget))) & fooled
+    return Attempt(x_adv, logits.argmax(1), reached, fooled, rounded, norms, ~legal, ledger)
+
+
+def eight_bit(x_adv: Tensor, x: Tensor, budget: Lp) -> Tensor:
+    """Round candidates to 256 levels without leaving an linf ball: nearest level inside it."""
+    levels = (x_adv * 255).round()
+    if budget.norm == "linf" and budget.eps < float("inf"):
+        slack = 1e-4  # of a level: keeps x + eps itself when both lie on the grid
+        low = ((x - budget.eps) * 255 - slack).ceil()
+        high = ((x + budget.eps) * 255 + slack).floor()
+        # an image off the grid may have no level inside a tiny ball: then plain rounding stands
+        levels = torch.where(low <= high, levels.clamp(min=low, max=torch.maximum(low, high)), levels)
+    return (levels / 255).clamp(0, 1)
+
+
+def measure(entry: Entry, case: Case, bench: Bench, tick: Tick) -> Measured:
+    """Attack the first rows of the test data that earlier cases left standing."""
+    if case.budget is None:
+        raise NotApplicable("an evasion case needs a budget")
+    samples, numbers = subset(bench.test, case.rows, case.seed)
+    clean = bench.target.predict(samples.x).argmax(1) == samples.y
+    standing = clean & _standing_after(case, bench, len(samples))
+    todo = standing.nonzero().flatten()
+    x, y = samples.x[todo], samples.y[todo]
+    found = attempt(
+        entry, bench.prepared, x, Misclassify(y), case.budget,
+        params=case.params, numbers=numbers[todo], seed=case.seed, nearest=not case.after, tick=tick,
+    )  # fmt: skip
+    n = len(samples)
+    metrics = _shares(clean, standing, todo, found, n)
+    baseline = _noise(case, bench, samples, numbers, clean)
+    curve = None
+    if entry.minimum_norm and not case.after:
+        metrics["median_norm"] = median(found.norms[found.reached].tolist())
+        curve = _curve(case.budget, found, n)
+    return Measured(
+        headline="robust_accuracy",
+        metrics=metrics,
+        baseline=baseline,
+        clean={"accuracy": share(int(clean.sum()), n)},
+        curves={"accuracy_eps": curve} if curve else {},
+        flags=_flags(case, found, metrics, baseline),
+        spent=_spent(found.ledger),
+        tensors=_evidence(samples, numbers, clean, standing, todo, found),
+    )
+
+
+def subset(test: Samples, n: int, seed: int) -> tuple[Samples, Tensor]:
+    """Choose n test rows by the seed, the same for every case: samples and their row numbers."""
+    order = torch.randperm(len(test), generator=torch.Generator().manual_seed(seed))
+    numbers = order[:n].sort().values
+    return test[numbers], numbers
+
+
+def _standing_after(case: Case, bench: Bench, n: int) -> Tensor:
+    standing = torch.ones(n, dtype=torch.bool)
+    for key in case.after:
+        earlier = bench.store.get(key)
+        if earlier is None or earlier.status != "done":
+            continue
+        standing &= bench.store.tensors(earlier)["standing"]
+    return standing
+
+
+def _shares(clean: Tensor, standing: Tensor, todo: Tensor, found: Attempt, n: int) -> dict[str, Estimate]:
+    left = int(standing.sum()) - int(found.fooled.sum())
+    left_8bit = int(standing.sum()) - int(found.fooled_8bit.sum())
+    attacked = int(clean.sum())
+    return {
+        "robust_accuracy": share(left, n),
+        "success_rate": share(attacked - left, attacked),
+        "robust_accuracy_8bit": share(left_8bit, n),
+    }
+
+
+def _noise(
+    case: Case, bench: Bench, samples: Samples, numbers: Tensor, clean: Tensor
+) -> dict[str, Estimate]:
+    """Attack the clean-correct rows with random noise of the same budget, as the baseline."""
+    assert case.budget is not None
+    name = f"noise {case.budget.model_dump_json()} {case.rows} {case.seed}"
+    if name not in bench.cache:
+        todo = clean.nonzero().flatten()
+        noise = find("evasion.random_noise")
+        bench.cache[name] = attempt(
+            noise, bench.prepared, samples.x[todo], Misclassify(samples.y[todo]), case.budget,
+            params=noise.validate({}), numbers=numbers[todo], seed=case.seed,
+        )  # fmt: skip
+    found: Attempt = bench.cache[name]
+    attacked, n = len(found.fooled), len(samples)
+    return {
+        "robust_accuracy": share(attacked - int(found.fooled.sum()), n),
+        "success_rate": share(int(found.fooled.sum()), attacked),
+        "robust_accuracy_8bit": share(attacked - int(found.fooled_8bit.sum()), n),
+    }
+
+
+def _curve(budget: Lp, found: Attempt, n: int) -> Curve:
+    """Robust accuracy over the radius, which the norms of one minimum-norm run give."""
+    broken_at = found.norms[found.reached].double()
+    far = float(broken_at.quantile(0.98)) if len(broken_at) else 0.0
+    radii = torch.linspace(0, max(2 * budget.eps, far), 41, dtype=torch.float64)
+    points = [share(len(found.norms) - int((broken_at <= r).sum()), n) for r in radii]
+    return Curve(
+        x=radii.tolist(),
+        y=[p.value for p in points],
+        low=[p.low for p in points],
+        high=[p.high for p in points],
+        x_label=f"{budget.norm} radius, in units of x",
+        y_label="accuracy under attack",
+    )
+
+
+def _flags(
+    case: Case, found: Attempt, metrics: dict[str, Estimate], baseline: dict[str, Estimate]
+) -> tuple[Flag, ...]:
+    flags = []
+    if found.stray.any():
+        flags.append(Flag(code="budget-exceeded", detail=f"{int(found.stray.sum())} candidates left [0, 1]"))
+    if not found.x_adv.isfinite().all():
+        flags.append(Flag(code="nan-output", detail="the attack returned values that are not numbers"))
+    gap = metrics["robust_accuracy_8bit"].value - metrics["robust_accuracy"].value
+    if gap > 0.02:
+        flags.append(Flag(code="eight-bit-gap", detail=f"{gap:.1%} of the rows stand again after rounding"))
+    if case.after:
+        flags.append(Flag(code="after-others", detail=f"attacked what {len(case.after)} earlier attacks left"))
+    elif baseline["success_rate"].low > metrics["success_rate"].high:
+        flags.append(Flag(code="baseline-beats-attack", detail="random noise of equal size fools more rows"))
+    return tuple(flags)
+
+
+def _spent(ledger: Ledger) -> Spent:
+    if not len(ledger.queries):
+        return Spent()
+    return Spent(
+        queries_mean=float(ledger.queries.double().mean()),
+        queries_max=int(ledger.queries.max()),
+        gradients_mean=float(ledger.gradients.double().mean()),
+        gradients_max=int(ledger.gradients.max()),
+    )
+
+
+def _evidence(
+    samples: Samples, numbers: Tensor, clean: Tensor, standing: Tensor, todo: Tensor, found: Attempt
+) -> dict[str, Tensor]:
+    x_adv, norms = samples.x.clone(), torch.zeros(len(samples))
+    x_adv[todo], norms[todo] = found.x_adv, found.norms.float()
+    left = standing.clone()
+    left[todo[found.fooled]] = False
+    show = found.fooled.nonzero().flatten()[:GALLERY]
+    return {
+        "rows": numbers,
+        "y": samples.y,
+        "clean_correct": clean,
+        "standing": left,
+        "x_adv": x_adv,
+        "norms": norms,
+        "gallery_x": samples.x[todo[show]],
+        "gallery_adv": found.x_adv[show],
+        "gallery_y": samples.y[todo[show]],
+        "gallery_pred": found.predicted[show],
+    }

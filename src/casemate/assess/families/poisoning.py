@@ -1,0 +1,223 @@
+"""The judge of poisoning and backdoors: victims are trained from scratch, clean and poisoned."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from casemate.assess.bench import Bench, Measured
+from casemate.assess.case import Case
+from casemate.assess.result import Flag, Spent
+from casemate.core.data import Poison, PoisonBudget, Samples
+from casemate.core.errors import NotApplicable
+from casemate.core.recipe import Recipe
+from casemate.core.registry import Entry, find
+from casemate.core.target import Classifier
+from casemate.core.tick import Tick
+from casemate.ops.rng import generator, seed_of
+from casemate.ops.stats import Estimate, mean, share
+
+GALLERY = 6
+CLEAN_SHARE = 0.05  # of the training rows: what a defender is assumed to hold in clean form
+
+
+@dataclass(frozen=True)
+class Victims:
+    """Models of one recipe, one per repeat: on clean, poisoned and thinned training sets."""
+
+    clean: Sequence[Classifier]
+    poisoned: Sequence[Classifier]
+    thinned: Sequence[Classifier]
+    poisons: Sequence[Poison]
+
+
+def measure(entry: Entry, case: Case, bench: Bench, tick: Tick) -> Measured:
+    """Poison the training set `repeats` times, train fresh victims and test them."""
+    recipe, train = _required(bench)
+    if case.rate is None:
+        raise NotApplicable("a poisoning case needs a rate")
+    budget = PoisonBudget(case.rate)
+    if budget.rows(len(train)) == 0:
+        raise NotApplicable(f"a rate of {case.rate:g} changes no row of {len(train)}")
+    victims = _train(entry, case, bench, recipe, train, budget, tick)
+    test = bench.test
+    if entry.family == "backdoor":
+        return _backdoor(case, victims, train, test)
+    return _availability(case, victims, train, test)
+
+
+def _required(bench: Bench) -> tuple[Recipe, Samples]:
+    if bench.train is None:
+        raise NotApplicable("poisoning needs the training data, and only test data was given")
+    if bench.recipe is None:
+        raise NotApplicable("poisoning needs a training recipe, and none was given")
+    return bench.recipe, bench.train
+
+
+def _train(
+    entry: Entry, case: Case, bench: Bench, recipe: Recipe, train: Samples, budget: PoisonBudget, tick: Tick
+) -> Victims:
+    """Train clean, poisoned and thinned victims; clean ones are shared by the cases of a run."""
+    seeds = [seed_of(case.seed, "victim", r) for r in range(case.repeats)]
+    poisons = [
+        entry.run(train, budget, rng=generator(case.seed, entry.id, f"{case.rate:g}", r), **case.params)
+        for r in range(case.repeats)
+    ]
+    jobs: dict[str, tuple[Recipe, Samples, int]] = {}
+    for r, (seed, poison) in enumerate(zip(seeds, poisons, strict=True)):
+        jobs[f"victim {recipe.digest()} {case.data} {seed}"] = (recipe, train, seed)
+        jobs[f"poisoned {case.key} {r}"] = (recipe, poison.apply(train), seed)
+        if entry.family == "poisoning":
+            keep = torch.ones(len(train), dtype=torch.bool)
+            keep[poison.rows] = False
+            jobs[f"thinned {case.key} {r}"] = (recipe, train[keep], seed)
+    missing = {name: job for name, job in jobs.items() if name not in bench.cache}
+    models = bench.train_many(list(missing.values()), tick=tick)
+    bench.cache.update(zip(missing, models, strict=True))
+    pick = [bench.cache[name] for name in jobs]
+    step = 3 if entry.family == "poisoning" else 2
+    clean, poisoned, thinned = pick[0::step], pick[1::step], pick[2::step] if step == 3 else []
+    for name in missing:
+        if not name.startswith("victim"):
+            del bench.cache[name]
+    poisoned = _defended(case, bench, recipe, poisoned, poisons, train, seeds, tick)
+    return Victims(clean, poisoned, thinned, poisons)
+
+
+def _defended(
+    case: Case,
+    bench: Bench,
+    recipe: Recipe,
+    victims: Sequence[Classifier],
+    poisons: Sequence[Poison],
+    train: Samples,
+    seeds: Sequence[int],
+    tick: Tick,
+) -> Sequence[Classifier]:
+    """Apply the case's screenings (train again on what is kept) and repairs to the victims."""
+    for defence in case.defences:
+        entry = find(defence)
+        params = entry.validate({})
+        if entry.family == "screening":
+            jobs = []
+            for victim, poison, seed in zip(victims, poisons, seeds, strict=True):
+                dirty = poison.apply(train)
+                keep = entry.run(victim, dirty, rng=generator(seed, entry.id), **params)
+                jobs.append((recipe, dirty[keep], seed))
+            victims = bench.train_many(jobs, tick=tick)
+        elif entry.family == "repair":
+            holdout = trusted(train, seeds[0])
+            victims = [
+                entry.run(victim, holdout, rng=generator(seed, entry.id), **params)
+                for victim, seed in zip(victims, seeds, strict=True)
+            ]
+        else:
+            raise NotApplicable(f"{entry.id} does not defend against poisoning")
+    return victims
+
+
+def trusted(train: Samples, seed: int) -> Samples:
+    """Clean rows that a defender is assumed to hold: 5% of the training set, at least 100."""
+    n = min(len(train), max(100, round(CLEAN_SHARE * len(train))))
+    return train[torch.randperm(len(train), generator=generator(seed, "trusted"))[:n]]
+
+
+def accuracy(model: Classifier, test: Samples) -> float:
+    """Share of test rows that a model classifies correctly."""
+    return float((model.predict(test.x).argmax(1) == test.y).double().mean())
+
+
+def over_victims(values: Sequence[float], rows: int) -> Estimate:
+    """Mean over victims with Student's interval, cut to [0, 1]; one victim: the rows' interval."""
+    if len(values) == 1:
+        return share(round(values[0] * rows), rows)
+    found = mean(values)
+    low, high = max(0.0, min(found.low, found.value)), min(1.0, max(found.high, found.value))
+    return Estimate(found.value, low, high, rows * len(values))
+
+
+def _availability(case: Case, victims: Victims, train: Samples, test: Samples) -> Measured:
+    """Judge a poison that should lower accuracy, beside leaving the same rows out."""
+    clean = [accuracy(m, test) for m in victims.clean]
+    poisoned = [accuracy(m, test) for m in victims.poisoned]
+    thinned = [accuracy(m, test) for m in victims.thinned]
+    drop = [c - p for c, p in zip(clean, poisoned, strict=True)]
+    lost = [c - t for c, t in zip(clean, thinned, strict=True)]
+    return Measured(
+        headline="accuracy_drop",
+        metrics={"accuracy_drop": mean(drop), "accuracy": over_victims(poisoned, len(test))},
+        baseline={"accuracy_drop": mean(lost), "accuracy": over_victims(thinned, len(test))},
+        clean={"accuracy": over_victims(clean, len(test))},
+        flags=_few_victims(case),
+        tensors=_pictures(victims.poisons[0], train),
+        spent=Spent(),
+        notes={"poisoned_rows": len(victims.poisons[0].rows), "victims": case.repeats},
+    )
+
+
+def _backdoor(case: Case, victims: Victims, train: Samples, test: Samples) -> Measured:
+    """Judge a trigger on rows of other classes that the clean model gets right (R5)."""
+    success, false = [], []
+    for clean, poisoned, poison in zip(victims.clean, victims.poisoned, victims.poisons, strict=True):
+        rows = eligible(clean, test, poison)
+        if not len(rows):
+            raise NotApplicable("no test row of another class is classified correctly by the clean model")
+        success.append(hits(poisoned, rows, poison))
+        false.append(hits(clean, rows, poison))
+    poisoned_accuracy = [accuracy(m, test) for m in victims.poisoned]
+    clean_accuracy = [accuracy(m, test) for m in victims.clean]
+    n = len(rows)
+    return Measured(
+        headline="attack_success",
+        metrics={
+            "attack_success": over_victims(success, n),
+            "accuracy": over_victims(poisoned_accuracy, len(test)),
+        },
+        baseline={"attack_success": over_victims(false, n)},
+        clean={"accuracy": over_victims(clean_accuracy, len(test)), "attack_success": over_victims(false, n)},
+        flags=_few_victims(case),
+        tensors=_triggered(victims, test),
+        notes={"poisoned_rows": len(victims.poisons[0].rows), "victims": case.repeats, "target": victims.poisons[0].target},
+    )
+
+
+def eligible(clean: Classifier, test: Samples, poison: Poison) -> Samples:
+    """Test rows of other classes than the target's that the clean model gets right."""
+    right = clean.predict(test.x).argmax(1) == test.y
+    return test[right & (test.y != poison.target)]
+
+
+def hits(model: Classifier, rows: Samples, poison: Poison) -> float:
+    """Share of rows that a model gives to the target class once they carry the trigger."""
+    assert poison.trigger is not None
+    return float((model.predict(poison.trigger(rows.x)).argmax(1) == poison.target).double().mean())
+
+
+def _few_victims(case: Case) -> tuple[Flag, ...]:
+    if case.repeats >= 3:
+        return ()
+    return (Flag(code="few-victims", detail=f"{case.repeats} victims; three or more are needed for an interval"),)
+
+
+def _pictures(poison: Poison, train: Samples) -> dict[str, Tensor]:
+    show = poison.rows[:GALLERY]
+    return {
+        "gallery_x": train.x[show],
+        "gallery_adv": poison.x[:GALLERY],
+        "gallery_y": train.y[show],
+        "gallery_pred": poison.y[:GALLERY],
+    }
+
+
+def _triggered(victims: Victims, test: Samples) -> dict[str, Tensor]:
+    poison, model = victims.poisons[0], victims.poisoned[0]
+    assert poison.trigger is not None
+    rows = eligible(victims.clean[0], test, poison)[slice(GALLERY)]
+    marked = poison.trigger(rows.x)
+    return {
+        "gallery_x": rows.x,
+        "gallery_adv": marked,
+        "gallery_y": rows.y,
+        "gallery_pred": model.predict(marked).argmax(1),
+    }

@@ -1,0 +1,287 @@
+"""What is asked: threats, the attacks that try each, and what must hold."""
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from casemate.assess.result import Requirement
+from casemate.core.errors import UsageError
+from casemate.core.registry import find
+from casemate.core.threat import Lp, parse_eps
+from casemate.ops.norms import Norm
+
+Preset = Literal["quick", "standard", "thorough"]
+
+
+class Ask(BaseModel):
+    """One attack with its parameters; `rows` limits how many rows it attacks."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: str
+    params: dict[str, Any] = {}
+
+
+class Threat(BaseModel):
+    """One question: attacks of a family that share a budget, and the requirement they test.
+
+    `eps` is in units of x, or "auto" for the field's customary radius on such data. With `chain`
+    each attack gets only the rows that the ones before it left standing. `rates` are shares of
+    the training rows.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    title: str
+    question: str = ""
+    family: str
+    attacks: tuple[Ask, ...]
+    norm: Norm = "linf"
+    eps: float | str = "auto"
+    queries: int | None = None
+    rates: tuple[float, ...] = ()
+    repeats: int = Field(default=3, ge=1)
+    rows: int | None = Field(default=None, ge=1)
+    chain: bool = False
+    require: Requirement
+
+    def budget(self, shape: tuple[int, ...]) -> Lp | None:
+        """Ball of an evasion threat for inputs of this shape; None for other families."""
+        if self.family != "evasion":
+            return None
+        eps = customary_eps(self.norm, shape) if self.eps == "auto" else parse_eps(self.eps)
+        return Lp(norm=self.norm, eps=eps, queries=self.queries)
+
+
+class Plan(BaseModel):
+    """A list of threats, and how many test rows and which seed to use."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    rows: int = Field(default=500, ge=1)
+    seed: int = 0
+    model: str | None = None
+    data: str | None = None
+    threats: tuple[Threat, ...]
+    not_tested: tuple[tuple[str, str], ...] = ()
+
+
+def customary_eps(norm: Norm, shape: tuple[int, ...]) -> float:
+    """Radius that the literature uses on inputs of this shape.
+
+    linf: 8/255 on colour images, 0.1 on grey ones and tables. l2: 0.5 on 3x32x32 and 1.0 on
+    1x28x28, growing with the square root of the number of values. l1: 12 on 3x32x32 and 10 on
+    1x28x28, growing with that number. l0: 2% of the positions.
+    """
+    colour = len(shape) == 3 and shape[0] == 3
+    size = 1
+    for side in shape:
+        size *= side
+    match norm:
+        case "linf":
+            return 8 / 255 if colour else 0.1
+        case "l2":
+            return round((0.5 * (size / 3072) ** 0.5) if colour else (size / 784) ** 0.5, 3)
+        case "l1":
+            return round(12 * size / 3072 if colour else 10 * size / 784, 3)
+        case "l0":
+            return max(1, round(0.02 * (size // shape[0] if len(shape) == 3 else size)))
+
+
+AUTOATTACK = (
+    Ask(method="evasion.apgd", params={"loss": "ce", "steps": 100}),
+    Ask(method="evasion.apgd_t", params={"steps": 100, "targets": 9}),
+    Ask(method="evasion.fab_t", params={"steps": 100, "targets": 9}),
+    Ask(method="evasion.square", params={"queries": 5000}),
+)
+ENSEMBLES = {"autoattack": AUTOATTACK}
+
+LATER = (
+    ("Does it leak: model inversion", "not in this version"),
+    ("Does it leak: model extraction", "not in this version"),
+    ("Can it be poisoned: clean-label attacks", "not in this version"),
+)
+
+
+def preset(name: str) -> Plan:
+    """Look a preset up: quick (about two minutes), standard, thorough."""
+    match name:
+        case "quick":
+            return _quick()
+        case "standard":
+            return _standard()
+        case "thorough":
+            return _thorough()
+    raise UsageError(f"The preset must be quick, standard or thorough. Got '{name}'.")
+
+
+def _linf(attacks: tuple[Ask, ...], **settings: Any) -> Threat:
+    return Threat(
+        id="evasion-linf", family="evasion", norm="linf", attacks=attacks, chain=True,
+        title="Small changes of every value",
+        question="Can an input be changed a little everywhere so that the model errs?",
+        require=Requirement(metric="robust_accuracy", at_least=0.5), **settings,
+    )  # fmt: skip
+
+
+def _l2(attacks: tuple[Ask, ...], **settings: Any) -> Threat:
+    return Threat(
+        id="evasion-l2", family="evasion", norm="l2", attacks=attacks,
+        title="The nearest input that is misread",
+        question="How far must an input be moved until the model errs?",
+        require=Requirement(metric="robust_accuracy", at_least=0.5), **settings,
+    )  # fmt: skip
+
+
+def _labels_only(attacks: tuple[Ask, ...], **settings: Any) -> Threat:
+    return Threat(
+        id="evasion-labels", family="evasion", norm="l2", attacks=attacks,
+        title="An adversary who sees only decisions",
+        question="Can the model be fooled by somebody who only asks it?",
+        require=Requirement(metric="robust_accuracy", at_least=0.5), **settings,
+    )  # fmt: skip
+
+
+def _poison(rates: tuple[float, ...], **settings: Any) -> Threat:
+    return Threat(
+        id="poisoning-labels", family="poisoning", attacks=(Ask(method="poisoning.label_flip"),), rates=rates,
+        title="Wrong labels in the training data",
+        question="How much accuracy do wrong labels cost?",
+        require=Requirement(metric="accuracy_drop", at_most=0.05), **settings,
+    )  # fmt: skip
+
+
+def _backdoor(rates: tuple[float, ...], **settings: Any) -> Threat:
+    return Threat(
+        id="backdoor-patch", family="backdoor", attacks=(Ask(method="backdoor.badnets"),), rates=rates,
+        title="A hidden trigger planted in the training data",
+        question="Can somebody who supplies a few training rows steer the model later?",
+        require=Requirement(metric="attack_success", at_most=0.1), **settings,
+    )  # fmt: skip
+
+
+def _membership(shadows: int, **settings: Any) -> Threat:
+    return Threat(
+        id="membership", family="membership",
+        attacks=(Ask(method="membership.loss"), Ask(method="membership.lira", params={"shadows": shadows})),
+        title="Who was in the training data",
+        question="Can somebody tell whether a given record was used for training?",
+        require=Requirement(metric="tpr_at_1pct_fpr", at_most=0.05), **settings,
+    )  # fmt: skip
+
+
+def _quick() -> Plan:
+    linf = (
+        Ask(method="evasion.fgsm"),
+        Ask(method="evasion.pgd", params={"steps": 40, "loss": "margin"}),
+        Ask(method="evasion.apgd", params={"loss": "ce", "steps": 50}),
+        Ask(method="evasion.square", params={"queries": 500}),
+    )
+    return Plan(
+        name="quick",
+        rows=500,
+        threats=(
+            _linf(linf),
+            _l2((Ask(method="evasion.ddn", params={"steps": 100}),)),
+            _backdoor((0.01,), repeats=3),
+            _poison((0.2,), repeats=3),
+            _membership(8, rows=1000),
+        ),
+        not_tested=(("Can it be fooled: labels only", "in the presets standard and thorough"), *LATER),
+    )
+
+
+def _standard() -> Plan:
+    linf = (Ask(method="evasion.mi_fgsm"), Ask(method="evasion.pgd", params={"loss": "margin"}), *AUTOATTACK)
+    l2 = (Ask(method="evasion.ddn"), Ask(method="evasion.fmn"), Ask(method="evasion.deepfool"))
+    return Plan(
+        name="standard",
+        rows=1000,
+        threats=(
+            _linf(linf, rows=500),
+            _l2((*l2, Ask(method="evasion.carlini_wagner")), rows=500),
+            _labels_only((Ask(method="evasion.hop_skip_jump"),), rows=100, queries=2500),
+            _backdoor((0.002, 0.005, 0.01, 0.03), repeats=3),
+            _poison((0.1, 0.2, 0.4), repeats=3),
+            _membership(16, rows=2000),
+        ),
+        not_tested=LATER,
+    )
+
+
+def _thorough() -> Plan:
+    linf = (
+        Ask(method="evasion.mi_fgsm"),
+        Ask(method="evasion.pgd", params={"steps": 100, "restarts": 5}),
+        Ask(method="evasion.pgd", params={"steps": 100, "loss": "margin", "restarts": 5}),
+        *AUTOATTACK,
+    )
+    l2 = (Ask(method="evasion.ddn", params={"steps": 500}), Ask(method="evasion.fmn", params={"steps": 500}))
+    return Plan(
+        name="thorough",
+        rows=2000,
+        threats=(
+            _linf(linf, rows=1000),
+            _l2((*l2, Ask(method="evasion.deepfool"), Ask(method="evasion.carlini_wagner")), rows=1000),
+            _labels_only((Ask(method="evasion.hop_skip_jump"),), rows=200, queries=10000),
+            _backdoor((0.001, 0.002, 0.005, 0.01, 0.03, 0.1), repeats=5),
+            _poison((0.05, 0.1, 0.2, 0.4), repeats=5),
+            _membership(64, rows=2000),
+        ),
+        not_tested=LATER,
+    )
+
+
+def read_plan(path: Path | str) -> Plan:
+    """Read a plan in TOML; `attacks` may be method names, ensembles ("autoattack") or tables.
+
+    Raises:
+        UsageError: the file is missing or something in it is not as it must be; says what.
+    """
+    try:
+        raw = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"The plan {path} cannot be read: {error.strerror}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"The plan {path} is not valid TOML: {error}.") from None
+    for threat in raw.get("threats", []):
+        if isinstance(threat, dict) and isinstance(threat.get("attacks"), list):
+            threat["attacks"] = [ask for item in threat["attacks"] for ask in _asks(item)]
+    try:
+        plan = Plan.model_validate({"name": Path(path).stem, **raw})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UsageError(f"The plan {path}, at '{where}': {first['msg'].lower()}.") from None
+    check(plan)
+    return plan
+
+
+def _asks(item: Any) -> list[Any]:
+    if isinstance(item, str):
+        return list(ENSEMBLES.get(item, (Ask(method=item),)))
+    return [item]
+
+
+def check(plan: Plan) -> None:
+    """Refuse a plan that names unknown methods, parameters or metrics, before anything runs."""
+    for threat in plan.threats:
+        for ask in threat.attacks:
+            entry = find(ask.method)
+            entry.validate(ask.params)
+            if entry.family != threat.family:
+                raise UsageError(
+                    f"The threat '{threat.id}' is of family {threat.family}; {entry.id} is of {entry.family}."
+                )
+            if threat.family == "evasion" and threat.norm not in entry.norms:
+                raise UsageError(
+                    f"{entry.id} knows the norms {', '.join(entry.norms)}. Got {threat.norm} in '{threat.id}'."
+                )
+        if threat.family in ("poisoning", "backdoor") and not threat.rates:
+            raise UsageError(f"The threat '{threat.id}' needs 'rates', shares of the training rows.")
+        if threat.family == "evasion":
+            threat.budget((1, 28, 28))

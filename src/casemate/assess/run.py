@@ -1,0 +1,134 @@
+"""Answer cases one by one: skip what is answered, keep what comes, never let one take others down."""
+
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+
+import numpy as np
+import torch
+
+from casemate.assess.bench import Bench
+from casemate.assess.case import Case
+from casemate.assess.families import judge_of
+from casemate.assess.progress import Progress
+from casemate.assess.result import Provenance, Result
+from casemate.core.errors import Cancelled, NotApplicable, UsageError
+from casemate.core.registry import find
+
+
+def run(cases: Sequence[Case], bench: Bench, progress: Progress) -> Iterator[Result]:
+    """Answer cases in order.
+
+    A case whose key has a finished answer is not run again; failures are tried again.
+
+    Args:
+        cases: the questions.
+        bench: the target with its data and store.
+        progress: told of each case and its steps.
+
+    Yields:
+        One result per case, stored before it is yielded.
+    """
+    progress.plan([case.key for case in cases])
+    for case in cases:
+        known = bench.store.get(case.key)
+        if known is not None and known.status == "done":
+            progress.start(case.key, f"{case.method} (kept)")
+            progress.finish(case.key, known)
+            yield known
+            continue
+        doubt = bench.store.doubt(case.key)
+        if doubt:
+            progress.message(f"{doubt}: this case is computed again.")
+        progress.start(case.key, describe(case))
+        result = answer(case, bench, progress)
+        progress.finish(case.key, result)
+        yield result
+
+
+def answer(case: Case, bench: Bench, progress: Progress) -> Result:
+    """Run one case and store its result; a crash becomes a visible failed result."""
+    entry = find(case.method)
+    begun = time.perf_counter()
+    try:
+        found = judge_of(case.family)(entry, case, bench, progress.step)
+    except NotApplicable as error:
+        return bench.store.put(_absent(case, "skipped", str(error), bench))
+    except (Cancelled, UsageError):
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        return bench.store.put(_absent(case, "failed", reason, bench))
+    result = Result(
+        key=case.key,
+        case=case,
+        status="done",
+        headline=found.headline,
+        metrics=found.metrics,
+        baseline=found.baseline,
+        clean=found.clean,
+        curves=found.curves,
+        flags=found.flags,
+        spent=found.spent.model_copy(update={"seconds": time.perf_counter() - begun}),
+        provenance=provenance(bench.target.device),
+        notes=found.notes,
+    )
+    return bench.store.put(result, found.tensors)
+
+
+def _absent(case: Case, status: str, reason: str, bench: Bench) -> Result:
+    return Result.model_validate(
+        {
+            "key": case.key,
+            "case": case,
+            "status": status,
+            "reason": reason,
+            "outcome": "not_tested" if status == "skipped" else "inconclusive",
+            "provenance": provenance(bench.target.device),
+        }
+    )
+
+
+def describe(case: Case) -> str:
+    """Name a case for a progress line."""
+    rate = f" at {100 * case.rate:g}%" if case.rate is not None else ""
+    return f"{case.method}{rate}"
+
+
+def provenance(device: torch.device) -> Provenance:
+    """Say with what results are computed."""
+    return Provenance(
+        casemate=_version(),
+        python=sys.version.split()[0],
+        torch=torch.__version__,
+        numpy=np.__version__,
+        device=str(device),
+        platform=platform.platform(),
+        threads=torch.get_num_threads(),
+        git=_git(),
+        time=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+@cache
+def _version() -> str:
+    try:
+        return version("casemate")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+@cache
+def _git() -> str:
+    """State of the repository that the command runs in; empty where there is none."""
+    try:
+        command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -1,0 +1,142 @@
+"""From the results of a threat's cases to one verdict that the evidence supports."""
+
+from collections.abc import Sequence
+
+from casemate.assess.checks import SERIOUS, black_box_wins
+from casemate.assess.plan import Threat
+from casemate.assess.result import Curve, Flag, Outcome, Result, Verdict
+from casemate.assess.store import Store
+from casemate.assess.worst import robust_accuracy
+from casemate.core.registry import find
+from casemate.core.target import GradientOracle
+from casemate.core.threat import Lp, format_eps
+from casemate.ops.stats import Estimate
+
+FEW_ROWS = 50
+
+
+def draw(
+    threat: Threat, results: Sequence[Result], store: Store, checks: Sequence[Flag], shape: tuple[int, ...]
+) -> Verdict:
+    """Draw the verdict of a threat.
+
+    "Falls" needs only examples, which were verified one by one; "holds" needs every check to have
+    passed as well, because attacks also fail for reasons that an adversary would not share.
+    """
+    done = [r for r in results if r.status == "done"]
+    flags = _unique([f for r in done for f in r.flags if f.code != "after-others"])
+    worst = None
+    if threat.family == "evasion":
+        flags += list(checks)
+        measured, more = _worst_rows(done, store)
+        flags += more
+    else:
+        worst = _worst_result(threat, done)
+        measured = worst.metrics.get(threat.require.metric) if worst else None
+    flags += _too_few(threat, measured)
+    outcome, why = _outcome(threat, results, measured, flags)
+    shown = worst or (done[0] if done else None)
+    metric = threat.require.metric
+    return Verdict(
+        threat=threat.id,
+        title=threat.title,
+        family=threat.family,
+        question=threat.question,
+        outcome=outcome,
+        why=why,
+        requirement=str(threat.require),
+        metric=metric,
+        measured=measured,
+        baseline=shown.baseline.get(metric) if shown else None,
+        clean=(shown.clean.get(metric) or shown.clean.get("accuracy")) if shown else None,
+        budget=describe_budget(threat, shape),
+        access=_access(threat),
+        tried=tuple(r.key for r in done),
+        not_tried=tuple((r.case.method, r.reason) for r in results if r.status != "done"),
+        flags=tuple(_unique(flags)),
+        curves=_curves(threat, done),
+    )
+
+
+def _outcome(
+    threat: Threat, results: Sequence[Result], measured: Estimate | None, flags: Sequence[Flag]
+) -> tuple[Outcome, str]:
+    if measured is None:
+        failed = [r for r in results if r.status == "failed"]
+        if failed:
+            return "inconclusive", f"no attack finished; {failed[0].case.method}: {failed[0].reason}"
+        return "not_tested", results[0].reason if results else "nothing was planned"
+    outcome = threat.require.judge(measured)
+    doubts = sorted({f.code for f in flags} & SERIOUS)
+    unfinished = [r.case.method for r in results if r.status == "failed"]
+    if outcome == "holds" and doubts:
+        return "inconclusive", f"the number would hold, but a check failed: {', '.join(doubts)}"
+    if outcome == "holds" and unfinished:
+        return "inconclusive", f"the number would hold, but not every attack finished: {', '.join(unfinished)}"
+    if outcome == "inconclusive":
+        return outcome, f"the interval holds the requirement ({threat.require}); more rows or repeats would tell"
+    return outcome, f"required: {threat.require}"
+
+
+def _worst_rows(done: Sequence[Result], store: Store) -> tuple[Estimate | None, list[Flag]]:
+    """Worst case per row over the results that attacked the same rows."""
+    standing = {r.key: store.tensors(r)["standing"] for r in done}
+    if not standing:
+        return None, []
+    white = [r.key for r in done if issubclass(find(r.case.method).access, GradientOracle)]
+    black = [r.key for r in done if r.key not in white]
+    return robust_accuracy(list(standing.values())), black_box_wins(standing, white, black)
+
+
+def _worst_result(threat: Threat, done: Sequence[Result]) -> Result | None:
+    metric = threat.require.metric
+    having = [r for r in done if metric in r.metrics]
+    if not having:
+        return None
+    sign = -1 if threat.require.at_least is not None else 1
+    return max(having, key=lambda r: sign * r.metrics[metric].value)
+
+
+def _too_few(threat: Threat, measured: Estimate | None) -> list[Flag]:
+    if threat.family == "evasion" and measured is not None and measured.n < FEW_ROWS:
+        return [Flag(code="few-rows", detail=f"{measured.n} rows; {FEW_ROWS} or more are needed")]
+    return []
+
+
+def _curves(threat: Threat, done: Sequence[Result]) -> dict[str, Curve]:
+    """Curves over several cases: the worst accuracy at each radius, damage over the poison rate."""
+    if threat.family in ("poisoning", "backdoor") and len({r.case.rate for r in done}) > 1:
+        metric = threat.require.metric
+        points = sorted(((r.case.rate or 0.0), r.metrics[metric]) for r in done if metric in r.metrics)
+        return {
+            f"{metric}_rate": Curve(
+                x=[rate for rate, _ in points],
+                y=[e.value for _, e in points],
+                low=[e.low for _, e in points],
+                high=[e.high for _, e in points],
+                x_label="share of the training rows that are poisoned",
+                y_label=metric.replace("_", " "),
+            )
+        }
+    return {}
+
+
+def describe_budget(threat: Threat, shape: tuple[int, ...]) -> str:
+    """Write what the adversary may spend, as people read it."""
+    budget: Lp | None = threat.budget(shape)
+    if budget is not None:
+        asked = f", {budget.queries} queries" if budget.queries else ""
+        return f"{budget.norm} {format_eps(budget.eps)}{asked}"
+    if threat.rates:
+        return ", ".join(f"{100 * rate:g}%" for rate in threat.rates) + " of the training rows"
+    return ""
+
+
+def _access(threat: Threat) -> str:
+    levels = {find(ask.method).access.__name__ for ask in threat.attacks}
+    names = {"LabelOracle": "decisions", "ScoreOracle": "scores", "GradientOracle": "gradients", "Samples": "training data"}
+    return ", ".join(sorted(names.get(level, level) for level in levels))
+
+
+def _unique(flags: Sequence[Flag]) -> list[Flag]:
+    return list({(f.code, f.detail): f for f in flags}.values())
