@@ -202,6 +202,7 @@ def _summary(
         rows=min(plan.rows, len(bench.test)),
         classes=bench.target.classes,
         shape=bench.test.shape,
+        names=bench.test.names,
         preset=plan.name,
         seed=seed,
         command=command,

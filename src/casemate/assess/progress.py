@@ -42,3 +42,6 @@ class Silent:
 
     def message(self, text: str, /) -> None:
         """Ignore the line."""
+
+
+silent = Silent()

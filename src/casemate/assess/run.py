@@ -34,7 +34,7 @@ def run(cases: Sequence[Case], bench: Bench, progress: Progress) -> Iterator[Res
     Yields:
         One result per case, stored before it is yielded.
     """
-    progress.plan([case.key for case in cases])
+    progress.plan([describe(case) for case in cases])
     for case in cases:
         known = bench.store.get(case.key)
         if known is not None and known.status == "done":

@@ -1,0 +1,236 @@
+"""Run methods on their reference scenes: clean, random baseline, attack, bar, holds or not."""
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from pydantic import BaseModel, ConfigDict
+
+from casemate.assess.bench import Bench, Measured
+from casemate.assess.case import Case
+from casemate.assess.families import judge_of
+from casemate.assess.progress import Progress, silent
+from casemate.assess.store import Store
+from casemate.core.compiled import compile_forward
+from casemate.core.data import Samples
+from casemate.core.errors import NotApplicable
+from casemate.core.recipe import Recipe
+from casemate.core.registry import Entry, entries
+from casemate.core.registry import find as find_method
+from casemate.core.target import Classifier, Prepared
+from casemate.core.workers import Workers
+from casemate.ops.rng import generator, seed_of
+from casemate.ops.stats import Estimate
+from casemate.scenes import find
+from casemate.scenes.scene import Bar, DefenceScene, EvasionScene, Scene, TrainingScene
+
+
+class Number(BaseModel):
+    """A named estimate."""
+
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")
+
+    name: str
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+class Proof(BaseModel):
+    """What a scene showed; `error` says why there is nothing to show."""
+
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")
+
+    id: str
+    scene: str
+    clean: Number | None = None
+    baseline: Number | None = None
+    attack: Number | None = None
+    bar: str
+    holds: bool
+    seconds: float
+    seed: int
+    source: str
+    error: str = ""
+
+
+def prove(
+    ids: Sequence[str] = (),
+    *,
+    seeds: Sequence[int] = (0,),
+    workers: int | None = None,
+    progress: Progress = silent,
+) -> Iterator[Proof]:
+    """Run the scenes of methods.
+
+    Args:
+        ids: methods, by any of their names; none means all.
+        seeds: each scene is run once per seed.
+        workers: processes that train victims; None means one per core.
+        progress: told of each scene and its steps.
+
+    Yields:
+        One proof per method and seed; a scene that crashes does not hold.
+    """
+    chosen = [find_method(name) for name in ids] or entries()
+    progress.plan([f"{entry.id}, seed {seed}" for entry in chosen for seed in seeds])
+    with Workers(workers) as pool, TemporaryDirectory() as folder:
+        for entry in chosen:
+            for seed in seeds:
+                title = f"{entry.id}, seed {seed}"
+                progress.start(title, title)
+                yield _prove(entry, seed, pool, Path(folder), progress)
+                progress.finish(title, None)
+
+
+def _prove(entry: Entry, seed: int, pool: Workers, folder: Path, progress: Progress) -> Proof:
+    begun = time.perf_counter()
+    try:
+        scene = find(entry.id)
+    except NotApplicable as error:
+        return Proof(id=entry.id, scene="", bar="", holds=False, seconds=0, seed=seed, source="", error=str(error))
+    said = {"id": entry.id, "scene": scene.title, "bar": str(scene.bar), "seed": seed, "source": scene.source}
+    try:
+        clean, baseline, attack, holds = _show(scene, entry, seed, pool, Store(folder), progress)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        return Proof(**said, holds=False, seconds=time.perf_counter() - begun, error=reason)
+    seconds = time.perf_counter() - begun
+    return Proof(**said, clean=clean, baseline=baseline, attack=attack, holds=holds, seconds=seconds)
+
+
+Shown = tuple[Number, Number, Number, bool]
+
+
+def _show(scene: Scene, entry: Entry, seed: int, pool: Workers, store: Store, progress: Progress) -> Shown:
+    match scene:
+        case EvasionScene():
+            train, test = scene.data()
+            bench = _bench(scene.target(), train, test, None, pool, store)
+            case = _case(entry, scene.params, scene.rows, seed, budget=scene.budget)
+            return _numbers(judge_of("evasion")(entry, case, bench, progress.step), scene.bar)
+        case TrainingScene():
+            return _training(scene, entry, seed, pool, store, progress)
+        case DefenceScene() if entry.family == "training":
+            return _hardening(scene, entry, seed, pool, store, progress)
+        case DefenceScene():
+            return _cleaning(scene, entry, seed, pool, store, progress)
+
+
+def _training(
+    scene: TrainingScene, entry: Entry, seed: int, pool: Workers, store: Store, progress: Progress
+) -> Shown:
+    """Poisons train their own victims; a membership attack gets one victim trained here."""
+    train, test = scene.data()
+    if scene.train_rows is not None:
+        train = _some(train, scene.train_rows, seed)
+    recipe = scene.recipe()
+    victim = pool.train_many([(recipe, train, seed_of(seed, "victim"))], tick=progress.step)[0]
+    bench = _bench(victim, train, test, recipe, pool, store)
+    case = _case(entry, scene.params, scene.rows, seed, rate=scene.rate, repeats=scene.repeats)
+    return _numbers(judge_of(entry.family)(entry, case, bench, progress.step), scene.bar)
+
+
+def _hardening(
+    scene: DefenceScene, entry: Entry, seed: int, pool: Workers, store: Store, progress: Progress
+) -> Shown:
+    """Train with and without the defence, attack both."""
+    train, test = scene.data()
+    plain = scene.recipe()
+    hard: Recipe = entry.run(plain, **entry.validate(scene.params))
+    jobs = [(recipe, train, seed_of(seed, "victim")) for recipe in (plain, hard)]
+    before, after = (
+        _attacked(model, scene, seed, train, test, pool, store, progress)
+        for model in pool.train_many(jobs, tick=progress.step)
+    )
+    return _before_after(before, after, scene)
+
+
+def _attacked(
+    model: Classifier, scene: DefenceScene, seed: int, train: Samples, test: Samples, pool: Workers,
+    store: Store, progress: Progress,
+) -> Measured:  # fmt: skip
+    attack = find_method(scene.attack)
+    bench = _bench(model, train, test, None, pool, store)
+    case = _case(attack, scene.attack_params, scene.rows, seed, budget=scene.budget)
+    return judge_of("evasion")(attack, case, bench, progress.step)
+
+
+def _cleaning(
+    scene: DefenceScene, entry: Entry, seed: int, pool: Workers, store: Store, progress: Progress
+) -> Shown:
+    """Poison victims with and without the screening or repair behind."""
+    train, test = scene.data()
+    attack, recipe = find_method(scene.attack), scene.recipe()
+    victim = pool.train_many([(recipe, train, seed_of(seed, "victim"))], tick=progress.step)[0]
+    bench = _bench(victim, train, test, recipe, pool, store)
+    found = []
+    for defences in ((), (entry.id,)):
+        case = _case(attack, scene.attack_params, scene.rows, seed, rate=scene.rate, repeats=scene.repeats)
+        case = case.model_copy(update={"defences": defences})
+        found.append(judge_of(attack.family)(attack, case, bench, progress.step))
+    return _before_after(found[0], found[1], scene)
+
+
+def _before_after(before: Measured, after: Measured, scene: DefenceScene) -> Shown:
+    """Compare an attack without and with a defence; the price in clean accuracy counts as well."""
+    metric = scene.bar.metric
+    undefended, defended = before.metrics[metric], after.metrics[metric]
+    without, cost = _accuracy(before), _accuracy(after)
+    holds = meets(scene.bar, defended, undefended) and without.value - cost.value <= scene.price
+    return (
+        _number("accuracy with the defence", cost),
+        _number(f"{metric} without the defence", undefended),
+        _number(f"{metric} with the defence", defended),
+        holds,
+    )
+
+
+def _accuracy(found: Measured) -> Estimate:
+    return found.metrics["accuracy"] if "accuracy" in found.metrics else found.clean["accuracy"]
+
+
+def meets(bar: Bar, measured: Estimate, baseline: Estimate) -> bool:
+    """Tell whether a number meets a bar, is far enough from the baseline, and clear of its interval."""
+    if bar.at_least is not None:
+        apart = measured.low > baseline.high and measured.value - baseline.value >= bar.gap
+        return apart and measured.value >= bar.at_least
+    assert bar.at_most is not None
+    apart = measured.high < baseline.low and baseline.value - measured.value >= bar.gap
+    return apart and measured.value <= bar.at_most
+
+
+def _numbers(found: Measured, bar: Bar) -> Shown:
+    measured, baseline = found.metrics[bar.metric], found.baseline[bar.metric]
+    name, clean = next(iter(found.clean.items()))
+    holds = meets(bar, measured, baseline)
+    return _number(name, clean), _number(bar.metric, baseline), _number(bar.metric, measured), holds
+
+
+def _number(name: str, estimate: Estimate) -> Number:
+    return Number(name=name, **estimate.__dict__)
+
+
+def _bench(
+    target: Classifier, train: Samples, test: Samples, recipe: Recipe | None, pool: Workers, store: Store
+) -> Bench:
+    prepared = Prepared(target)
+    prepared.fast = compile_forward(prepared, test.x[:64])
+    digests = {"data": "scene", "target": "scene"}
+    return Bench(target, prepared, test, train, recipe, pool.train_many, store, digests)
+
+
+def _case(entry: Entry, params: object, rows: int, seed: int, **settings: object) -> Case:
+    given = dict(params)  # type: ignore[call-overload]
+    return Case(
+        method=entry.id, version=entry.version, params=entry.validate(given), data="scene", rows=rows,
+        seed=seed, **settings,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def _some(train: Samples, count: int, seed: int) -> Samples:
+    import torch
+
+    return train[torch.randperm(len(train), generator=generator(seed, "train rows"))[:count]]

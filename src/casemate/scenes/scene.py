@@ -1,0 +1,88 @@
+"""What a scene states, by kind of method."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from casemate.core.data import Samples
+from casemate.core.recipe import Recipe
+from casemate.core.target import Classifier
+from casemate.core.threat import Lp
+
+Source = Literal["paper", "ours"]
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What the method must reach: its metric on one side of a value, and clear of the baseline.
+
+    `gap` is the least distance between method and random baseline, in units of the metric.
+    """
+
+    metric: str
+    at_least: float | None = None
+    at_most: float | None = None
+    gap: float = 0.0
+
+    def __str__(self) -> str:
+        """Write the bar as people read it."""
+        side = f">= {self.at_least:g}" if self.at_least is not None else f"<= {self.at_most:g}"
+        return f"{self.metric} {side}, and {self.gap:g} away from the baseline, intervals apart"
+
+
+@dataclass(frozen=True)
+class EvasionScene:
+    """An evasion attack on a fixed target: `rows` test rows that the seed chooses."""
+
+    title: str
+    bar: Bar
+    budget: Lp
+    target: Callable[[], Classifier]
+    data: Callable[[], tuple[Samples, Samples]]
+    rows: int = 200
+    params: Mapping[str, Any] = field(default_factory=dict)
+    source: Source = "ours"
+
+
+@dataclass(frozen=True)
+class TrainingScene:
+    """A poison, backdoor or membership attack on victims trained in the scene.
+
+    The seed chooses the training rows, `train_rows` of them (all where None).
+    """
+
+    title: str
+    bar: Bar
+    recipe: Callable[[], Recipe]
+    data: Callable[[], tuple[Samples, Samples]]
+    rate: float | None = None
+    rows: int = 500
+    train_rows: int | None = None
+    repeats: int = 3
+    params: Mapping[str, Any] = field(default_factory=dict)
+    source: Source = "ours"
+
+
+@dataclass(frozen=True)
+class DefenceScene:
+    """A defence in front of one attack, which runs with and without it.
+
+    `price` is the most clean accuracy, in points of 1, that the defence may cost.
+    """
+
+    title: str
+    bar: Bar
+    attack: str
+    recipe: Callable[[], Recipe]
+    data: Callable[[], tuple[Samples, Samples]]
+    rate: float | None = None
+    budget: Lp | None = None
+    rows: int = 500
+    repeats: int = 3
+    price: float = 0.03
+    params: Mapping[str, Any] = field(default_factory=dict)
+    attack_params: Mapping[str, Any] = field(default_factory=dict)
+    source: Source = "ours"
+
+
+Scene = EvasionScene | TrainingScene | DefenceScene
