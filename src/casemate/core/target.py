@@ -22,6 +22,7 @@ class Classifier:
 
     The wrapped `net` sees `(low + (high - low) * x - mean) / std`, per channel. `shape` is S.
     `outputs` says what the net returns; probabilities are turned into logits by their logarithm.
+    `differentiable` is False where only the net's answers can be had, not its gradients.
     """
 
     net: nn.Module
@@ -31,6 +32,7 @@ class Classifier:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     outputs: str = "logits"
+    differentiable: bool = True
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def logits(self, x: Tensor) -> Tensor:
@@ -155,6 +157,11 @@ class LabelOracle:
         """Decide on x (N, *S): classes (N,), one query per row."""
         self._count(x)
         return self.prepared.quick(x).argmax(1)
+
+    def succeeds(self, x: Tensor, goal: Goal) -> Tensor:
+        """Decide on x (N, *S) and tell which rows reach the goal, (N,) bool; one query per row."""
+        self._count(x)
+        return goal.reached(self.prepared.quick(x))
 
     def _count(self, x: Tensor) -> None:
         if len(x) != len(self.rows):

@@ -73,6 +73,56 @@ class Become:
         return -Misclassify(self.t).loss(logits, kind)
 
 
+class Towards:
+    """Another goal, pursued by way of a class: leave class `y` (N,) for class `t` (N,).
+
+    The wish is granted as the other goal says; only the loss is that of the chosen direction.
+    """
+
+    def __init__(self, goal: Goal, y: Tensor, t: Tensor) -> None:
+        self.goal, self.y, self.t = goal, y, t
+
+    def __getitem__(self, rows: slice | Tensor) -> "Towards":
+        return Towards(self.goal[rows], self.y[rows], self.t[rows])
+
+    def reached(self, logits: Tensor) -> Tensor:
+        """Tell which rows of `logits` (N, K) reach the other goal, (N,) bool."""
+        return self.goal.reached(logits)
+
+    def loss(self, logits: Tensor, kind: Loss = "dlr") -> Tensor:
+        """Measure nearness of class `t`, (N,); `dlr` is the targeted ratio of Croce & Hein 2020."""
+        match kind:
+            case "ce":
+                return -losses.error_odds(logits, self.t)
+            case "margin":
+                return losses.picked(logits, self.t) - losses.picked(logits, self.y)
+            case "dlr":
+                return losses.targeted_dlr(logits, self.y, self.t)
+        assert_never(kind)
+
+
+class NeverReached:
+    """Another goal's loss without its end: attacks run all their steps on every row.
+
+    For examples that must be far over the boundary and not just behind it, as transfer to another
+    model and adversarial training need.
+    """
+
+    def __init__(self, goal: Goal) -> None:
+        self.goal = goal
+
+    def __getitem__(self, rows: slice | Tensor) -> "NeverReached":
+        return NeverReached(self.goal[rows])
+
+    def reached(self, logits: Tensor) -> Tensor:
+        """Tell that no row of `logits` (N, K) is done, (N,) bool."""
+        return torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
+
+    def loss(self, logits: Tensor, kind: Loss = "ce") -> Tensor:
+        """Measure nearness to the other goal, (N,)."""
+        return self.goal.loss(logits, kind)
+
+
 class Lp(BaseModel):
     """Ball around each input that a perturbation must stay in, inside the box [0, 1].
 
@@ -90,6 +140,13 @@ class Lp(BaseModel):
     @classmethod
     def _number(cls, value: float | str) -> float:
         return parse_eps(value)
+
+    @property
+    def radius(self) -> float:
+        """The `eps` where it must be finite; asked by attacks that need a ball to work in."""
+        if self.eps == float("inf"):
+            raise UsageError("The 'eps' of a budget must be finite for this attack. Got inf.")
+        return self.eps
 
     def model_post_init(self, context: object, /) -> None:
         """Refuse radii outside the norm's range."""

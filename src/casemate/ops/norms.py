@@ -44,11 +44,13 @@ def rounding(x: Tensor, norm: Norm) -> float:
     return float(size(ulp, norm))
 
 
-def steepest(grad: Tensor, norm: Norm) -> Tensor:
+def steepest(grad: Tensor, norm: Norm, share: float = 0.0) -> Tensor:
     """Direction of unit `norm` along which each row of `grad` (N, *S) promises most.
 
     A row whose gradient is exactly zero does not move. Rows are scaled by their largest entry
     first, so a gradient of 1e-30 steers as well as one of 1: `steepest(c * g) = steepest(g)`.
+    In l1 and l0 the best direction is a single coordinate; `share` > 0 spreads it evenly over that
+    share of the coordinates with the largest gradients, which l1 attacks need to get on.
     """
     match norm:
         case "linf":
@@ -58,9 +60,58 @@ def steepest(grad: Tensor, norm: Norm) -> Tensor:
             return unit / nonzero(per_row(size(unit, "l2"), unit))
         case "l1" | "l0":
             flat = grad.flatten(1)
-            best = flat.abs().argmax(1, keepdim=True)
-            return torch.zeros_like(flat).scatter(1, best, flat.gather(1, best).sign()).view_as(grad)
+            best = flat.abs().topk(max(1, int(share * flat.shape[1])), 1).indices
+            signs = flat.gather(1, best).sign()
+            signs = signs / nonzero(signs.abs().sum(1, keepdim=True))
+            return torch.zeros_like(flat).scatter(1, best, signs).view_as(grad)
     assert_never(norm)
+
+
+def inward(grad: Tensor, x: Tensor) -> Tensor:
+    """Zero the entries of `grad` (N, *S) that push a value of `x` at an edge of [0, 1] outwards."""
+    return torch.where(((x > 0) | (grad > 0)) & ((x < 1) | (grad < 0)), grad, 0)
+
+
+def linear_optimum(x: Tensor, grad: Tensor, norm: Norm, eps: float) -> Tensor:
+    """Point of the ball around x (N, *S) and the box [0, 1] that lies farthest along `grad`.
+
+    Maximises <grad, x' - x> exactly: linf moves every value by eps or to its edge; l1 moves the
+    values with the largest gradients to their edges until the radius is spent, l0 the positions
+    with the largest gains; l2 is eps * grad / |grad| where no edge is near, else |delta_i| =
+    min(lambda |g_i|, room_i) with the lambda that spends the radius.
+    """
+    flat, at = grad.flatten(1), x.flatten(1)
+    pull = flat.abs() / nonzero(size(flat, "linf"))[:, None]
+    room = torch.where(flat > 0, 1 - at, at) * (pull > 0)
+    match norm:
+        case "linf":
+            delta = room.clamp(max=eps)
+        case "l2":
+            delta = _fill_l2(pull, room, eps)
+        case "l1":
+            order = pull.argsort(1, descending=True)
+            sorted_room = room.gather(1, order)
+            spent = sorted_room.cumsum(1) - sorted_room
+            delta = torch.zeros_like(room).scatter(1, order, (eps - spent).clamp(min=0).minimum(sorted_room))
+        case "l0":
+            gain = (pull * room).view_as(x)
+            delta = room * _largest(gain, eps).expand_as(x).flatten(1)
+        case _:
+            assert_never(norm)
+    return (at + delta * flat.sign()).view_as(x).clamp(0, 1)
+
+
+def _fill_l2(pull: Tensor, room: Tensor, eps: float) -> Tensor:
+    """Sizes min(lambda * pull, room) with the lambda at which their l2 size is eps."""
+    kinks, order = torch.where(pull > 0, room / nonzero(pull), float("inf")).sort(1)
+    full = room.gather(1, order).square()
+    rest = pull.gather(1, order).square().flip(1).cumsum(1).flip(1)
+    before = full.cumsum(1) - full  # spent by the values that reach their edges before this one
+    factor = ((eps**2 - before).clamp(min=0) / nonzero(rest)).sqrt()
+    # the k-th kink comes too late: lambda lies before it, and after all earlier kinks
+    k = (factor <= kinks).int().argmax(1, keepdim=True)
+    enough = full.sum(1, keepdim=True) <= eps**2
+    return torch.where(enough, room, (factor.gather(1, k) * pull).minimum(room))
 
 
 def nonzero(values: Tensor) -> Tensor:
@@ -87,7 +138,8 @@ def project(x_adv: Tensor, x: Tensor, norm: Norm, eps: float) -> Tensor:
         case "l1":
             return _project_l1_box(x_adv, x, eps)
         case "l0":
-            return _keep_largest(x_adv, x, int(eps)).clamp(0, 1)
+            delta = x_adv - x
+            return (x + delta * _largest(delta.abs(), eps)).clamp(0, 1)
     assert_never(norm)
 
 
@@ -119,15 +171,12 @@ def _project_l1_box(x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
     return (flat + kept * delta.sign()).view_as(x).clamp(0, 1)
 
 
-def _keep_largest(x_adv: Tensor, x: Tensor, count: int) -> Tensor:
-    """Undo all but the `count` largest changes of each row (pixels for images, else features)."""
-    delta = x_adv - x
-    strength = delta.abs().sum(1, keepdim=True) if delta.dim() == 4 else delta.abs()
-    flat = strength.flatten(1)
-    keep = torch.zeros_like(flat)
-    if count > 0:
-        keep = keep.scatter(1, flat.topk(min(count, flat.shape[1]), dim=1).indices, 1.0)
-    return x + delta * keep.view_as(strength)
+def _largest(strength: Tensor, eps: float) -> Tensor:
+    """Mark with 1 the int(eps) strongest positions of each row: pixels for images, else features."""
+    places = strength.sum(1, keepdim=True) if strength.dim() == 4 else strength
+    flat = places.flatten(1)
+    count = int(min(eps, flat.shape[1]))
+    return torch.zeros_like(flat).scatter(1, flat.topk(count, 1).indices, 1.0).view_as(places)
 
 
 def random_in_ball(x: Tensor, norm: Norm, eps: float, rng: RowGenerator) -> Tensor:
@@ -145,9 +194,37 @@ def random_in_ball(x: Tensor, norm: Norm, eps: float, rng: RowGenerator) -> Tens
             return direction * per_row(radius, x) * eps
         case "l1":
             # exponential spacings are uniform on the simplex; the extra one gives the volume
-            flat = -(1 - rng.uniform(x[:1].numel() + 1).to(x)).log()
+            flat = -(1 - rng.uniform(shape.numel() + 1).to(x)).log()
             share = flat[:, :-1] / flat.sum(1, keepdim=True)
-            return (share * rng.sign(x[:1].numel()).to(x)).view_as(x) * eps
+            return (share * rng.sign(shape.numel()).to(x)).view_as(x) * eps
         case "l0":
-            return _keep_largest(rng.uniform(*shape).to(x) - x + x, x, int(eps)) - x
+            return (rng.uniform(*shape).to(x) - x) * _random_positions(x, eps, rng)
     assert_never(norm)
+
+
+def random_corner(x: Tensor, norm: Norm, eps: float, rng: RowGenerator) -> Tensor:
+    """Draw an extreme point of ball and box: the largest noise the radius allows, (N, *S).
+
+    linf: every value moves by +-eps; l2: a uniform direction of length eps; l1: values in random
+    order go to a random edge until the radius is spent; l0: `eps` random positions go to random
+    edges. Returns the perturbation; for linf and l2 the box is the caller's.
+    """
+    shape = x.shape[1:]
+    match norm:
+        case "linf":
+            return rng.sign(*shape).to(x) * eps
+        case "l2":
+            return steepest(rng.normal(*shape).to(x), "l2") * eps
+        case "l1":
+            # the pull decides only the order in which the values are moved
+            pull = (1 - rng.uniform(*shape).to(x)) * rng.sign(*shape).to(x)
+            return linear_optimum(x, pull, "l1", eps) - x
+        case "l0":
+            edges = rng.integers(2, *shape).to(x)
+            return (edges - x) * _random_positions(x, eps, rng)
+    assert_never(norm)
+
+
+def _random_positions(x: Tensor, eps: float, rng: RowGenerator) -> Tensor:
+    channels_merged = (1, *x.shape[2:]) if x.dim() == 4 else x.shape[1:]
+    return _largest(rng.uniform(*channels_merged).to(x), eps)
