@@ -1,7 +1,7 @@
 """The main job: load a target and its data, answer a plan's cases, draw the verdicts."""
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,9 +121,16 @@ def assess_bench(
     progress: Progress,
     kind: str = "assess",
     price: dict[str, Any] | None = None,
+    defences: Mapping[str, tuple[str, ...]] | None = None,
 ) -> Assessment:
-    """Answer a plan on a bench that is ready, and store the assessment."""
-    wanted = [(threat, _cases(threat, plan, bench, seed, only)) for threat in plan.threats]
+    """Answer a plan on a bench that is ready, and store the assessment.
+
+    `defences` names, by threat, what stands between the poisoned data and the tested victims.
+    """
+    behind = defences or {}
+    wanted = [
+        (threat, cases_of(threat, plan, bench, seed, only, behind.get(threat.id, ()))) for threat in plan.threats
+    ]
     if only is not None and not any(cases for _, cases in wanted):
         raise UsageError(f"The pattern --only '{only}' matches no method and no threat of the plan.")
     results: dict[str, Result] = {}
@@ -142,7 +149,9 @@ def assess_bench(
     return bench.store.assessment()
 
 
-def _cases(threat: Threat, plan: Plan, bench: Bench, seed: int, only: str | None) -> list[Case]:
+def cases_of(
+    threat: Threat, plan: Plan, bench: Bench, seed: int, only: str | None = None, defences: tuple[str, ...] = ()
+) -> list[Case]:
     """Cases of a threat; in a chain each one continues on what the earlier ones left standing."""
     cases: list[Case] = []
     for ask in threat.attacks:
@@ -151,7 +160,8 @@ def _cases(threat: Threat, plan: Plan, bench: Bench, seed: int, only: str | None
             continue
         for rate in threat.rates or (None,):
             after = tuple(c.key for c in cases) if threat.chain else ()
-            cases.append(_case(entry, ask.params, threat, plan, bench, seed, rate, after))
+            case = _case(entry, ask.params, threat, plan, bench, seed, rate, after)
+            cases.append(case.model_copy(update={"defences": defences}))
     return cases
 
 

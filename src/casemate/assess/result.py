@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from casemate.assess.case import Case
 from casemate.ops.stats import Estimate
 
-SCHEMA = 1
+SCHEMA: Literal[1] = 1
 Status = Literal["done", "failed", "skipped"]
 Outcome = Literal["holds", "falls", "inconclusive", "not_tested"]
 
@@ -69,7 +69,7 @@ class Result(_Frozen):
     decides. `evidence` lists safetensors files beside the result.
     """
 
-    schema_version: int = SCHEMA
+    schema_version: Literal[1] = SCHEMA
     key: str
     case: Case
     status: Status
@@ -148,7 +148,7 @@ class Assessment(_Frozen):
     the order of their numbers, and may be empty.
     """
 
-    schema_version: int = SCHEMA
+    schema_version: Literal[1] = SCHEMA
     kind: str = "assess"
     title: str = ""
     target: str

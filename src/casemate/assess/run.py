@@ -37,7 +37,7 @@ def run(cases: Sequence[Case], bench: Bench, progress: Progress) -> Iterator[Res
     progress.plan([describe(case) for case in cases])
     for case in cases:
         known = bench.store.get(case.key)
-        if known is not None and known.status == "done":
+        if known is not None and known.status == "done" and bench.store.whole(known):
             progress.start(case.key, f"{case.method} (kept)")
             progress.finish(case.key, known)
             yield known

@@ -57,6 +57,10 @@ class Store:
             return f"{path.name} is damaged"
         return ""
 
+    def whole(self, result: Result) -> bool:
+        """Tell whether all evidence of a result is still there."""
+        return all((self.results / Path(name).name).exists() for name in result.evidence)
+
     def put(self, result: Result, tensors: Mapping[str, Tensor] | None = None) -> Result:
         """Write an answer and its evidence, the evidence first; returns the result as stored."""
         self.open()
