@@ -1,0 +1,73 @@
+import pytest
+
+from casemate.assess.plan import ENSEMBLES, check, customary_eps, preset, read_plan
+from casemate.core.errors import UnknownMethod, UsageError
+
+PLAN = """
+rows = 100
+[[threats]]
+id = "pixels"
+title = "Small changes"
+family = "evasion"
+norm = "linf"
+eps = "8/255"
+attacks = ["evasion.fgsm", {method = "evasion.pgd", params = {steps = 7}}, "autoattack"]
+chain = true
+require = {metric = "robust_accuracy", at_least = 0.5}
+"""
+
+
+def written(tmp_path, text):
+    path = tmp_path / "plan.toml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("name", ["quick", "standard", "thorough"])
+def test_every_preset_names_only_methods_and_parameters_that_exist(name):
+    check(preset(name))
+
+
+def test_an_unknown_preset_is_refused():
+    with pytest.raises(UsageError, match="quick, standard or thorough. Got 'fast'"):
+        preset("fast")
+
+
+def test_a_plan_reads_fractions_ensembles_and_parameters(tmp_path):
+    (threat,) = read_plan(written(tmp_path, PLAN)).threats
+    assert threat.budget((3, 32, 32)).eps == 8 / 255
+    assert [a.method for a in threat.attacks[:2]] == ["evasion.fgsm", "evasion.pgd"]
+    assert threat.attacks[2:] == ENSEMBLES["autoattack"]
+    assert threat.attacks[1].params == {"steps": 7}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("evasion.fgsm", "evasion.fgms", r"evasion\.fgsm"),
+        ("steps = 7", "stepz = 7", "stepz"),
+        ("steps = 7", "steps = 0", "steps"),
+        ('"8/255"', "8", "did you mean 8/255"),
+        ('norm = "linf"', 'norm = "l7"', "norm"),
+        ("rows = 100", "rows = -1", "rows"),
+        ("rows = 100", "rowz = 100", "rowz"),
+        ("[[threats]]", "[[threats", "not valid TOML"),
+        ('family = "evasion"', 'family = "backdoor"', "family"),
+    ],
+)
+def test_a_wrong_plan_gets_one_line_that_names_what_is_wrong(tmp_path, old, new, says):
+    with pytest.raises((UsageError, UnknownMethod), match=says) as caught:
+        read_plan(written(tmp_path, PLAN.replace(old, new)))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_plan_is_named(tmp_path):
+    with pytest.raises(UsageError, match=r"absent\.toml"):
+        read_plan(tmp_path / "absent.toml")
+
+
+def test_customary_radii_are_those_of_the_literature():
+    assert customary_eps("linf", (3, 32, 32)) == 8 / 255
+    assert customary_eps("l2", (3, 32, 32)) == 0.5
+    assert customary_eps("linf", (1, 28, 28)) == 0.1
+    assert customary_eps("l2", (1, 28, 28)) == 1.0

@@ -1,0 +1,105 @@
+import torch
+
+from casemate.assess.case import Case
+from casemate.assess.checks import black_box_wins
+from casemate.assess.plan import Ask, Threat
+from casemate.assess.result import Flag, Requirement, Result
+from casemate.assess.store import Store
+from casemate.assess.verdicts import draw
+from casemate.core.threat import Lp
+from casemate.ops.stats import share
+
+EVASION = Threat(
+    id="pixels", title="Small changes", family="evasion", eps=0.1,
+    attacks=(Ask(method="evasion.fgsm"), Ask(method="evasion.pgd")),
+    require=Requirement(metric="robust_accuracy", at_least=0.5),
+)  # fmt: skip
+
+
+def stored(store: Store, method: str, standing: list[bool], **changes) -> Result:
+    case = Case(method=method, version=1, data="d", budget=Lp(norm="linf", eps=0.1), rows=len(standing))
+    left = torch.tensor(standing)
+    settings = dict(
+        status="done", metrics={"robust_accuracy": share(int(left.sum()), len(left))},
+        baseline={"robust_accuracy": share(len(left), len(left))}, clean={"accuracy": share(len(left), len(left))},
+    )  # fmt: skip
+    return store.put(Result(key=case.key, case=case, **{**settings, **changes}), {"standing": left})
+
+
+def verdict(store, results, checks=(), threat=EVASION):
+    return draw(threat, results, store, checks, (1, 28, 28))
+
+
+def test_the_verdict_counts_rows_that_stand_after_every_attack(tmp_path):
+    """90 rows stand after each of two attacks, but only 80 after both."""
+    store = Store(tmp_path)
+    a = stored(store, "evasion.fgsm", [False] * 10 + [True] * 90)
+    b = stored(store, "evasion.pgd", [True] * 90 + [False] * 10)
+    drawn = verdict(store, [a, b])
+    assert drawn.measured == share(80, 100)
+    assert drawn.outcome == "holds"
+    assert set(drawn.tried) == {a.key, b.key}
+
+
+def test_falls_needs_only_examples(tmp_path):
+    store = Store(tmp_path)
+    a = stored(store, "evasion.pgd", [True] * 10 + [False] * 90)
+    assert verdict(store, [a], [Flag(code="zero-gradient")]).outcome == "falls"
+
+
+def test_G2_holds_needs_every_check_to_have_passed(tmp_path):
+    store = Store(tmp_path)
+    a = stored(store, "evasion.pgd", [True] * 100)
+    assert verdict(store, [a]).outcome == "holds"
+    drawn = verdict(store, [a], [Flag(code="zero-gradient")])
+    assert drawn.outcome == "inconclusive"
+    assert "zero-gradient" in drawn.why
+
+
+def test_an_attack_that_crashed_forbids_holds_and_is_listed(tmp_path):
+    store = Store(tmp_path)
+    a = stored(store, "evasion.fgsm", [True] * 100)
+    case = Case(method="evasion.pgd", version=1, data="d", rows=100)
+    b = Result(key=case.key, case=case, status="failed", reason="RuntimeError: boom")
+    drawn = verdict(store, [a, b])
+    assert drawn.outcome == "inconclusive"
+    assert drawn.not_tried == (("evasion.pgd", "RuntimeError: boom"),)
+
+
+def test_R8_what_was_not_tested_never_holds(tmp_path):
+    case = Case(method="evasion.pgd", version=1, data="d", rows=100)
+    skipped = Result(key=case.key, case=case, status="skipped", reason="needs gradients")
+    drawn = verdict(Store(tmp_path), [skipped])
+    assert (drawn.outcome, drawn.why, drawn.measured) == ("not_tested", "needs gradients", None)
+
+
+def test_too_few_rows_decide_nothing_good(tmp_path):
+    store = Store(tmp_path)
+    drawn = verdict(store, [stored(store, "evasion.pgd", [True] * 40)])
+    assert drawn.outcome == "inconclusive"
+    assert "few-rows" in {f.code for f in drawn.flags}
+
+
+def test_a_black_box_that_beats_the_white_box_is_flagged():
+    white = torch.tensor([True] * 20 + [False] * 10)
+    black = torch.tensor([False] * 6 + [True] * 24)
+    (flag,) = black_box_wins({"w": white, "b": black}, ["w"], ["b"])
+    assert flag.code == "black-box-beats-white-box"
+    assert black_box_wins({"w": white & black, "b": black}, ["w"], ["b"]) == []
+
+
+def test_the_worst_rate_decides_and_all_rates_make_a_curve(tmp_path):
+    threat = Threat(
+        id="patch", title="Trigger", family="backdoor", attacks=(Ask(method="backdoor.badnets"),),
+        rates=(0.01, 0.1), require=Requirement(metric="attack_success", at_most=0.1),
+    )  # fmt: skip
+    results = []
+    for rate, hits in ((0.1, 99), (0.01, 5)):
+        case = Case(method="backdoor.badnets", version=1, data="d", rows=100, rate=rate)
+        metrics = {"attack_success": share(hits, 100)}
+        results.append(Result(key=case.key, case=case, status="done", metrics=metrics, baseline={}, clean={}))
+    drawn = verdict(Store(tmp_path), results, threat=threat)
+    assert drawn.outcome == "falls"
+    assert drawn.measured == share(99, 100)
+    assert drawn.curves["attack_success_rate"].x == [0.01, 0.1]
+    assert drawn.budget == "1%, 10% of the training rows"
