@@ -21,7 +21,8 @@ class Classifier:
     """A classifier of inputs x (N, *S) in [0, 1]; normalisation is declared here, once.
 
     The wrapped `net` sees `(low + (high - low) * x - mean) / std`, per channel. `shape` is S.
-    `outputs` says what the net returns; probabilities are turned into logits by their logarithm.
+    `outputs` says what the net returns: "logits", "probabilities", whose logarithm is taken, or
+    "labels", as 1 for the label and 0 for the others.
     `differentiable` is False where only the net's answers can be had, not its gradients.
     """
 

@@ -12,7 +12,7 @@ from casemate.assess.result import Curve, Flag, Spent
 from casemate.core.data import Samples
 from casemate.core.errors import NotApplicable
 from casemate.core.registry import Entry, find
-from casemate.core.target import Classifier, GradientOracle, LabelOracle, Ledger, Prepared
+from casemate.core.target import Classifier, GradientOracle, LabelOracle, Ledger, Prepared, ScoreOracle
 from casemate.core.threat import Goal, Lp, Misclassify
 from casemate.core.tick import Tick, ignore
 from casemate.ops.norms import rounding, size
@@ -73,7 +73,7 @@ def attempt(
     Returns:
         The attempt, recomputed in float32 from the returned tensors.
     """
-    _refuse_without_gradients(entry, prepared.target)
+    _refuse_without_access(entry, prepared.target)
     free = entry.minimum_norm and nearest
     asked = budget.model_copy(update={"eps": float("inf")}) if free else budget
     ledger = Ledger.empty(len(x), budget.queries)
@@ -92,9 +92,11 @@ def attempt(
     return judge(prepared.target, x, x_adv, goal, budget, ledger)
 
 
-def _refuse_without_gradients(entry: Entry, target: Classifier) -> None:
+def _refuse_without_access(entry: Entry, target: Classifier) -> None:
     if issubclass(entry.access, GradientOracle) and not target.differentiable:
         raise NotApplicable(f"{entry.id} needs gradients, which this target does not give")
+    if issubclass(entry.access, ScoreOracle) and target.outputs == "labels":
+        raise NotApplicable(f"{entry.id} needs scores, and this target gives labels only")
 
 
 def judge(target: Classifier, x: Tensor, x_adv: Tensor, goal: Goal, budget: Lp, ledger: Ledger) -> Attempt:
