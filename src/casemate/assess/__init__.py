@@ -1,0 +1,1 @@
+"""Ask questions of a target and keep the answers."""
