@@ -91,8 +91,9 @@ class Shadow:
 class World:
     """What a membership attacker has: data of the same kind, and shadow models on request.
 
-    `shadows(k)` gives k models, each trained by the victim's recipe on a random half of the
-    attacker's pool, which holds the scored rows without their membership.
+    `shadows(k)` gives k models, each trained by the victim's recipe on as many rows as the victim: a
+    random half of the scored rows, and other data of the same kind. Who is a member of the victim's
+    training set is not known here.
     """
 
     population: Samples

@@ -19,7 +19,9 @@ class Estimate:
 
     def __post_init__(self) -> None:
         if not (self.low <= self.value <= self.high) and self.n > 0:
-            raise ValueError(f"An estimate must lie in its interval. Got {self.value} outside [{self.low}, {self.high}].")
+            raise ValueError(
+                f"An estimate must lie in its interval. Got {self.value} outside [{self.low}, {self.high}]."
+            )
 
 
 def share(successes: int, n: int) -> Estimate:
@@ -52,12 +54,12 @@ def mean(values: Sequence[float] | np.ndarray) -> Estimate:
     return Estimate(centre, centre - half, centre + half, n)
 
 
-def bootstrap(
-    statistic: "Statistic", *columns: np.ndarray, seed: int = 0, draws: int = 1000
-) -> Estimate:
+def bootstrap(statistic: "Statistic", *columns: np.ndarray, seed: int = 0, draws: int = 1000) -> Estimate:
     """Estimate a statistic of rows by the percentile bootstrap; columns are resampled together."""
     rng = np.random.default_rng(seed)
     n = len(columns[0])
+    if n == 0:
+        return Estimate(float("nan"), float("-inf"), float("inf"), 0)
     value = statistic(*columns)
     values = np.empty(draws)
     for i in range(draws):
@@ -76,11 +78,15 @@ class Statistic(Protocol):
 
 
 def median(values: Sequence[float] | np.ndarray) -> Estimate:
-    """Estimate a median, with the distribution-free interval of the order statistics."""
+    """Estimate a median, with the distribution-free interval of the order statistics.
+
+    The number of values below the true median is binomial; five values or fewer bound nothing at
+    95%, and the interval is infinite.
+    """
     array = np.sort(np.asarray(values, dtype=np.float64))
     n = len(array)
     if n == 0:
         return Estimate(float("nan"), float("-inf"), float("inf"), 0)
-    low = int(_stats.binom.ppf(0.025, n, 0.5))
-    high = min(n - 1, int(_stats.binom.ppf(0.975, n, 0.5)))
-    return Estimate(float(np.median(array)), float(array[low]), float(array[high]), n)
+    rank = int(_stats.binom.ppf(0.025, n, 0.5))  # 1-based; the interval is symmetric in the ranks
+    low, high = (float(array[rank - 1]), float(array[n - rank])) if rank else (float("-inf"), float("inf"))
+    return Estimate(float(np.median(array)), low, high, n)
