@@ -71,9 +71,12 @@ def load_data(spec: Any, *, bounds: tuple[float, float] = (0.0, 1.0)) -> LoadedD
 
 
 def _builtin(spec: str, name: str) -> LoadedData:
-    from casemate.builtin.data import load
+    from casemate.builtin import data
 
-    train, test = load(name)
+    known = {"fashion-mini": data.fashion_mini, "digits": data.digits, "shapes": data.shapes}
+    if name not in known:
+        raise UsageError(f"The built-in data sets are {', '.join(known)}. Got '{name}'.")
+    train, test = known[name]()
     return _named(train, test, spec)
 
 
