@@ -2,11 +2,9 @@
 
 import fnmatch
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from casemate.assess import checks
 from casemate.assess.bench import Bench
@@ -28,10 +26,14 @@ from casemate.ops.stats import share
 
 @dataclass(frozen=True)
 class Options:
-    """How to load a target and its data, as the user said it; stored, so that it can be done again."""
+    """How to load a target and its data, as the user said it; stored, so that it can be done again.
 
-    model: str = "builtin:fashion-cnn"
-    data: str = "builtin:fashion-mini"
+    `model` and `data` are specifications (see `assess.targets`) or objects in memory; of an object
+    only the name is stored.
+    """
+
+    model: Any = "builtin:fashion-cnn"
+    data: Any = "builtin:fashion-mini"
     recipe: str | None = None
     bounds: tuple[float, float] = (0.0, 1.0)
     mean: tuple[float, ...] = ()
@@ -73,10 +75,12 @@ def assess(
     options = options or Options(model=plan.model or Options.model, data=plan.data or Options.data)
     store = Store(out)
     store.open()
-    progress.message(f"Loading {options.model} and {options.data}")
-    data = load_data(options.data)
+    named = [spec if isinstance(spec, str) else type(spec).__name__ for spec in (options.model, options.data)]
+    progress.message(f"Loading {named[0]} and {named[1]}")
+    data = load_data(options.data, bounds=options.bounds)
     model = load_model(options.model, data.test, bounds=options.bounds, mean=options.mean, std=options.std,
                        device=options.device)  # fmt: skip
+    options = replace(options, model=model.name, data=data.name)
     seed = plan.seed if seed is None else seed
     plan = plan if rows is None else plan.model_copy(
         update={"rows": rows, "threats": tuple(t.model_copy(update={"rows": None}) for t in plan.threats)}
@@ -92,7 +96,7 @@ def make_bench(
     """Prepare a loaded target for attack and inspect it: the bench and what is doubtful."""
     recipe, doubts = load_recipe(options.recipe, model, data)
     target, sample = model.classifier, data.test[: checks.ROWS * 2]
-    doubts += list(model.flags) + checks.inspect_outputs(target, sample.x)
+    doubts += [*data.flags, *model.flags, *checks.inspect_outputs(target, sample.x)]
     prepared = Prepared(target)
     if not any(f.code == "randomised" for f in doubts):
         prepared.fast = compile_forward(prepared, sample.x)
@@ -235,16 +239,3 @@ def _already(store: Store, assessment: Assessment) -> bool:
         return False
     same = {"provenance": None, "command": ""}
     return old.model_copy(update=same) == assessment.model_copy(update=same)
-
-
-def device_of(name: str) -> torch.device:
-    """Choose a device by name; "auto" is a GPU where there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UsageError(f"The device must be auto, cpu, cuda or cuda:N. Got '{name}'.") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"The device '{name}' was asked for, and no GPU is available; use --device cpu.")
-    return device
