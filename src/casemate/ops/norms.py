@@ -67,6 +67,12 @@ def steepest(grad: Tensor, norm: Norm, share: float = 0.0) -> Tensor:
     assert_never(norm)
 
 
+def mean_scaled(grad: Tensor) -> Tensor:
+    """Scale each row of `grad` (N, *S) to a mean absolute value of 1; zero rows stay zero."""
+    unit = grad / nonzero(per_row(size(grad, "linf"), grad))
+    return unit / nonzero(per_row(unit.flatten(1).abs().mean(1), unit))
+
+
 def inward(grad: Tensor, x: Tensor) -> Tensor:
     """Zero the entries of `grad` (N, *S) that push a value of `x` at an edge of [0, 1] outwards."""
     return torch.where(((x > 0) | (grad > 0)) & ((x < 1) | (grad < 0)), grad, 0)
@@ -198,33 +204,6 @@ def random_in_ball(x: Tensor, norm: Norm, eps: float, rng: RowGenerator) -> Tens
             share = flat[:, :-1] / flat.sum(1, keepdim=True)
             return (share * rng.sign(shape.numel()).to(x)).view_as(x) * eps
         case "l0":
-            return (rng.uniform(*shape).to(x) - x) * _random_positions(x, eps, rng)
+            places = (1, *shape[1:]) if x.dim() == 4 else shape
+            return (rng.uniform(*shape).to(x) - x) * _largest(rng.uniform(*places).to(x), eps)
     assert_never(norm)
-
-
-def random_corner(x: Tensor, norm: Norm, eps: float, rng: RowGenerator) -> Tensor:
-    """Draw an extreme point of ball and box: the largest noise the radius allows, (N, *S).
-
-    linf: every value moves by +-eps; l2: a uniform direction of length eps; l1: values in random
-    order go to a random edge until the radius is spent; l0: `eps` random positions go to random
-    edges. Returns the perturbation; for linf and l2 the box is the caller's.
-    """
-    shape = x.shape[1:]
-    match norm:
-        case "linf":
-            return rng.sign(*shape).to(x) * eps
-        case "l2":
-            return steepest(rng.normal(*shape).to(x), "l2") * eps
-        case "l1":
-            # the pull decides only the order in which the values are moved
-            pull = (1 - rng.uniform(*shape).to(x)) * rng.sign(*shape).to(x)
-            return linear_optimum(x, pull, "l1", eps) - x
-        case "l0":
-            edges = rng.integers(2, *shape).to(x)
-            return (edges - x) * _random_positions(x, eps, rng)
-    assert_never(norm)
-
-
-def _random_positions(x: Tensor, eps: float, rng: RowGenerator) -> Tensor:
-    channels_merged = (1, *x.shape[2:]) if x.dim() == 4 else x.shape[1:]
-    return _largest(rng.uniform(*channels_merged).to(x), eps)
