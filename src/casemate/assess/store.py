@@ -66,7 +66,8 @@ class Store:
         self.open()
         if tensors:
             name = f"{result.key}.safetensors"
-            _write(self.results / name, save({k: v.contiguous() for k, v in tensors.items()}))
+            # copies, because the format refuses tensors that share memory
+            _write(self.results / name, save({k: v.clone().contiguous() for k, v in tensors.items()}))
             result = result.model_copy(update={"evidence": (name,)})
         _write(self.results / f"{result.key}.json", result.model_dump_json(indent=1).encode())
         return result
