@@ -20,7 +20,9 @@ from casemate.ops.stats import Estimate
 class TrainMany(Protocol):
     """Train several victims side by side: recipes, data and seeds in, classifiers out, in order."""
 
-    def __call__(self, jobs: Sequence[tuple[Recipe, Samples, int]], /, *, tick: Tick) -> list[Classifier]: ...
+    def __call__(self, jobs: Sequence[tuple[Recipe, Samples, int]], /, *, tick: Tick) -> list[Classifier]:
+        """Train the jobs."""
+        ...
 
 
 @dataclass(frozen=True)

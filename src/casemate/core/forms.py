@@ -21,7 +21,9 @@ class EvasionAttack(Protocol):
 
     def __call__(
         self, oracle: LabelOracle, x: Tensor, goal: Goal, budget: Lp, /, *, rng: RowGenerator, tick: Tick = ignore
-    ) -> Tensor: ...
+    ) -> Tensor:
+        """Return candidates for x."""
+        ...
 
 
 class PoisoningAttack(Protocol):
@@ -29,7 +31,9 @@ class PoisoningAttack(Protocol):
 
     def __call__(
         self, clean: Samples, budget: PoisonBudget, /, *, rng: Generator, tick: Tick = ignore
-    ) -> Poison: ...
+    ) -> Poison:
+        """Return the poison."""
+        ...
 
 
 class MembershipAttack(Protocol):
@@ -37,19 +41,25 @@ class MembershipAttack(Protocol):
 
     def __call__(
         self, oracle: ScoreOracle, x: Tensor, y: Tensor, world: World, /, *, rng: Generator, tick: Tick = ignore
-    ) -> Tensor: ...
+    ) -> Tensor:
+        """Return the scores."""
+        ...
 
 
 class TrainingDefence(Protocol):
     """Change how a model is trained."""
 
-    def __call__(self, recipe: Recipe, /) -> Recipe: ...
+    def __call__(self, recipe: Recipe, /) -> Recipe:
+        """Return the changed recipe."""
+        ...
 
 
 class Screening(Protocol):
     """Choose the rows of a training set to keep, (N,) bool, given a model trained on all of it."""
 
-    def __call__(self, model: Classifier, data: Samples, /, *, rng: Generator, tick: Tick = ignore) -> Tensor: ...
+    def __call__(self, model: Classifier, data: Samples, /, *, rng: Generator, tick: Tick = ignore) -> Tensor:
+        """Return the mask of rows to keep."""
+        ...
 
 
 class Repair(Protocol):
@@ -57,4 +67,6 @@ class Repair(Protocol):
 
     def __call__(
         self, model: Classifier, clean: Samples, /, *, rng: Generator, tick: Tick = ignore
-    ) -> Classifier: ...
+    ) -> Classifier:
+        """Return the mended model; the given one stays as it is."""
+        ...
