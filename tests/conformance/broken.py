@@ -18,20 +18,20 @@ from torch import Tensor
 
 from casemate.core.errors import Cancelled
 from casemate.core.registry import Cost, Entry
-from casemate.core.target import GradientOracle, Prepared
+from casemate.core.target import GradientOracle, LabelOracle, Prepared
 from casemate.core.threat import Become, Goal, Lp, Misclassify
 from casemate.core.tick import Tick, ignore
 from casemate.ops.norms import per_row, project, steepest
 from casemate.ops.rng import RowGenerator
 from conformance import evasion
 from conformance.evasion import Check
-from conformance.toys import approach, climb, evasion_entry, finite
+from conformance.toys import approach, climb, evasion_entry, finite, try_noise
 
 Defect = Callable[..., Tensor]
 BROKEN: dict[Check, list[Entry]] = defaultdict(list)
 
 
-def breaks(promise: Check, **more: Any) -> Callable[[Defect], Defect]:
+def breaks(promise: Check, access: type = GradientOracle, **more: Any) -> Callable[[Defect], Defect]:
     """Make an evasion attack of a defect and say which promise it breaks."""
 
     def keep(defect: Defect) -> Defect:
@@ -54,6 +54,7 @@ def breaks(promise: Check, **more: Any) -> Callable[[Defect], Defect]:
             return defect(oracle, x, goal, budget, steps=steps, rng=rng, tick=tick)
 
         run.__name__ = defect.__name__
+        run.__annotations__["oracle"] = access
         BROKEN[promise].append(evasion_entry(run, **more))
         return defect
 
@@ -187,7 +188,8 @@ def rounds_to_eight_bits(oracle, x, goal, budget, **settings):
 
 @breaks(evasion.returns_a_plain_tensor)
 def returns_a_graph(oracle, x, goal, budget, **settings):
-    return climb(oracle, x, goal, budget, **settings) + 0 * x
+    z = climb(oracle, x, goal, budget, **settings).requires_grad_()
+    return z + 0 * oracle.graph(z).sum()
 
 
 @breaks(evasion.returns_a_plain_tensor)
@@ -424,9 +426,9 @@ def asks_about_every_class(oracle, x, goal, budget, **settings):
     return climb(oracle, x, goal, budget, **settings)
 
 
-@breaks(evasion.respects_a_limit_of_queries)
+@breaks(evasion.respects_a_limit_of_queries, access=LabelOracle, cost=lambda p, k: Cost(queries=p.steps))
 def ignores_the_limit(oracle, x, goal, budget, **settings):
-    return climb(oracle, x, goal, budget.model_copy(update={"queries": None}), **settings)
+    return try_noise(oracle, x, goal, budget.model_copy(update={"queries": None}), **settings)
 
 
 @breaks(evasion.respects_a_limit_of_queries)

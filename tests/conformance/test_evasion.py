@@ -3,18 +3,12 @@
 import pytest
 
 from casemate.core.registry import entries
-from conformance.evasion import CHECKS, DTYPES, Check, subjects
+from conformance.evasion import Check, cases
 from conformance.subject import Subject
 
-CASES = [
-    pytest.param(subject, check, id=f"{subject}-{check.__name__}")
-    for entry in entries("evasion")
-    for subject in subjects(entry)
-    for check in CHECKS
-    if subject.dtype in DTYPES[check]
-]
+CASES = [(s, c) for entry in entries("evasion") for s, c in cases(entry)]
 
 
-@pytest.mark.parametrize(("subject", "check"), CASES)
+@pytest.mark.parametrize(("subject", "check"), CASES, ids=[f"{s}-{c.__name__}" for s, c in CASES])
 def test_evasion(subject: Subject, check: Check) -> None:
     check(subject)
