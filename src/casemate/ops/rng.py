@@ -1,11 +1,12 @@
 """Deterministic random numbers: named seeds, and one stream per row.
 
 A row's numbers depend on its seed only, never on its neighbours, the batch size, the order of the
-rows or the rows that have left the batch. The global generators are never touched.
+rows or the rows that have left the batch. The global generators are left as they were.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Generator, Tensor
@@ -20,6 +21,20 @@ def seed_of(seed: int, *path: str | int) -> int:
 def generator(seed: int, *path: str | int) -> Generator:
     """Make a CPU generator for the stream that `path` names."""
     return Generator().manual_seed(seed_of(seed, *path))
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's global generators for the time being, for layers that draw from nothing else.
+
+    They are put back afterwards, also when an error passes through.
+    """
+    cards = range(torch.cuda.device_count()) if device.type == "cuda" else ()
+    with torch.random.fork_rng(devices=cards):
+        torch.default_generator.manual_seed(seed)
+        if cards:
+            torch.cuda.manual_seed_all(seed)
+        yield
 
 
 class RowGenerator:
