@@ -69,7 +69,14 @@ class Become:
         return (logits.argmax(1) == self.t) & logits.isfinite().all(1)
 
     def loss(self, logits: Tensor, kind: Loss = "ce") -> Tensor:
-        """Measure nearness to the target class, (N,): the negated loss of that class."""
+        """Measure nearness to the target class, (N,): the negated loss of that class.
+
+        `dlr` is the targeted ratio, from the best other class. The negated ratio of the class itself
+        would be -1, without a gradient, wherever the target class is third best.
+        """
+        if kind == "dlr":
+            best_other = losses.others(logits, self.t).argmax(1)
+            return losses.targeted_dlr(logits, best_other, self.t)
         return -Misclassify(self.t).loss(logits, kind)
 
 
@@ -147,6 +154,14 @@ class Lp(BaseModel):
         if self.eps == float("inf"):
             raise UsageError("The 'eps' of a budget must be finite for this attack. Got inf.")
         return self.eps
+
+    @property
+    def enough(self) -> float:
+        """Size at which an example leaves a search for the nearest one nothing to win.
+
+        With a finite radius the question is only whether the ball holds an example.
+        """
+        return 0.0 if self.eps == float("inf") else self.eps
 
     def model_post_init(self, context: object, /) -> None:
         """Refuse radii outside the norm's range."""

@@ -48,13 +48,14 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
 def targeted_dlr(logits: Tensor, y: Tensor, t: Tensor) -> Tensor:
     """Targeted difference of logits ratio, from class `y` towards class `t`, (N,).
 
-    The denominator needs four classes; with fewer it is the distance of the best from the worst
-    logit, and with two the plain difference.
+    The paper's denominator needs four classes. With three, the distance of the best from the worst
+    logit equals the numerator where `y` is best and `t` worst, and the gradient is zero; so with
+    fewer than four the plain difference stands in for the ratio.
     """
     gap = picked(logits, t) - picked(logits, y)
-    if logits.shape[1] < 3:
+    if logits.shape[1] < 4:
         return gap
-    top = logits.topk(min(4, logits.shape[1]), 1).values
+    top = logits.topk(4, 1).values
     return gap / _positive(top[:, 0] - top[:, 2:].mean(1))
 
 

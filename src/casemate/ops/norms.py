@@ -47,8 +47,9 @@ def rounding(x: Tensor, norm: Norm) -> float:
 def steepest(grad: Tensor, norm: Norm, share: float = 0.0) -> Tensor:
     """Direction of unit `norm` along which each row of `grad` (N, *S) promises most.
 
-    A row whose gradient is exactly zero does not move. Rows are scaled by their largest entry
-    first, so a gradient of 1e-30 steers as well as one of 1: `steepest(c * g) = steepest(g)`.
+    A row whose gradient is exactly zero does not move, nor does an entry that is no number. Rows are
+    scaled by their largest entry first, so a gradient of 1e-30 steers as well as one of 1:
+    `steepest(c * g) = steepest(g)`.
     In l1 and l0 the best direction is a single coordinate; `share` > 0 spreads it evenly over that
     share of the coordinates with the largest gradients, which l1 attacks need to get on.
     """
@@ -56,7 +57,7 @@ def steepest(grad: Tensor, norm: Norm, share: float = 0.0) -> Tensor:
         case "linf":
             return grad.sign()
         case "l2":
-            unit = grad / nonzero(per_row(size(grad, "linf"), grad))
+            unit = _largest_is_one(grad)
             return unit / nonzero(per_row(size(unit, "l2"), unit))
         case "l1" | "l0":
             flat = grad.flatten(1)
@@ -69,8 +70,14 @@ def steepest(grad: Tensor, norm: Norm, share: float = 0.0) -> Tensor:
 
 def mean_scaled(grad: Tensor) -> Tensor:
     """Scale each row of `grad` (N, *S) to a mean absolute value of 1; zero rows stay zero."""
-    unit = grad / nonzero(per_row(size(grad, "linf"), grad))
+    unit = _largest_is_one(grad)
     return unit / nonzero(per_row(unit.flatten(1).abs().mean(1), unit))
+
+
+def _largest_is_one(grad: Tensor) -> Tensor:
+    """Divide each row by its largest entry; what is no number becomes zero, as its sign is."""
+    known = grad.nan_to_num(0, 0, 0)
+    return known / nonzero(per_row(size(known, "linf"), known))
 
 
 def inward(grad: Tensor, x: Tensor) -> Tensor:
@@ -120,26 +127,94 @@ def _fill_l2(pull: Tensor, room: Tensor, eps: float) -> Tensor:
     return torch.where(enough, room, (factor.gather(1, k) * pull).minimum(room))
 
 
+def dual_size(grad: Tensor, norm: Norm) -> Tensor:
+    """Measure how much a step of unit `norm` can gain along each row of `grad` (N, *S), (N,).
+
+    An l0 step is one position, a whole pixel for images, moved by at most 1.
+    """
+    match norm:
+        case "linf":
+            return size(grad, "l1")
+        case "l2":
+            return size(grad, "l2")
+        case "l1":
+            return size(grad, "linf")
+        case "l0":
+            places = grad.abs().sum(1, keepdim=True) if grad.dim() == 4 else grad
+            return size(places, "linf")
+    assert_never(norm)
+
+
+def reach(x: Tensor, grad: Tensor, gain: Tensor, norm: Norm) -> Tensor:
+    """Smallest step from each row of x (N, *S) that gains `gain` (N,) along `grad` inside [0, 1].
+
+    Minimises |delta| in `norm` (not l0) subject to <grad, delta> = gain >= 0 and 0 <= x + delta <= 1,
+    exactly: |delta_i| = min(t * p_i, room_i) with p_i = 1 for linf and |grad_i| for l2; l1 moves the
+    values with the largest gradients to their edges. Where the box holds no such point, the step
+    goes to the corner that gains most.
+    """
+    flat, at = grad.flatten(1).nan_to_num(0, 0, 0), x.flatten(1)
+    scale = nonzero(size(flat, "linf"))
+    pull, gain = flat.abs() / scale[:, None], (gain / scale)[:, None]
+    room = torch.where(flat > 0, 1 - at, at) * (pull > 0)
+    match norm:
+        case "linf":
+            delta = _raise(torch.ones_like(pull), pull, room, gain)
+        case "l2":
+            delta = _raise(pull, pull, room, gain)
+        case "l1":
+            order = pull.argsort(1, descending=True)
+            full = (pull * room).gather(1, order)
+            left = (gain - (full.cumsum(1) - full)).clamp(min=0)
+            part = (left / nonzero(pull.gather(1, order))).minimum(room.gather(1, order))
+            delta = torch.zeros_like(room).scatter(1, order, part)
+        case "l0":
+            raise ValueError("reach knows linf, l2 and l1; an l0 step has no such form")
+        case _:
+            assert_never(norm)
+    return (delta * flat.sign()).view_as(x)
+
+
+def _raise(pace: Tensor, pull: Tensor, room: Tensor, gain: Tensor) -> Tensor:
+    """Sizes min(t * pace, room), (N, D), at the least t >= 0 where they gain `gain` (N, 1).
+
+    The gain sum_i pull_i * min(t * pace_i, room_i) is concave in t, so Newton's steps from the left
+    never overshoot and end at the solution after a few changes of the set that is still moving.
+    """
+    last = torch.where(pull > 0, room / nonzero(pace), 0)  # t at which a value reaches its edge
+    slope, full = pull * pace, pull * room
+    t = torch.zeros_like(gain)
+    while True:
+        moving = last > t
+        rest = (slope * moving).sum(1, keepdim=True)
+        later = torch.where(rest > 0, (gain - (full * ~moving).sum(1, keepdim=True)) / nonzero(rest), float("inf"))
+        if not bool((later > t).any()):
+            return torch.where(moving, t * pace, room)
+        t = torch.maximum(t, later)
+
+
 def nonzero(values: Tensor) -> Tensor:
     """Replace exact zeros by one, so that a division leaves a zero numerator zero."""
     return torch.where(values == 0, torch.ones_like(values), values)
 
 
-def project(x_adv: Tensor, x: Tensor, norm: Norm, eps: float) -> Tensor:
+def project(x_adv: Tensor, x: Tensor, norm: Norm, eps: float | Tensor) -> Tensor:
     """Bring candidates (N, *S) into the ball of radius `eps` around `x` and into [0, 1].
 
     Exact nearest point for linf and l1 (ball and box together); for l2 and l0 the ball first and
-    the box after, which stays in both. An infinite `eps` leaves only the box.
+    the box after, which stays in both. `eps` is one radius or one for each row (N,); an infinite
+    one leaves only the box.
     """
-    if eps == float("inf"):
+    if not isinstance(eps, Tensor) and eps == float("inf"):
         return x_adv.clamp(0, 1)
+    radius = per_row(eps, x) if isinstance(eps, Tensor) else eps
     match norm:
         case "linf":
-            return torch.minimum(torch.maximum(x_adv, x - eps), x + eps).clamp(0, 1)
+            return torch.minimum(torch.maximum(x_adv, x - radius), x + radius).clamp(0, 1)
         case "l2":
             delta = x_adv - x
             length = per_row(size(delta, "l2"), delta)
-            shrink = torch.where(length > eps, eps / nonzero(length), torch.ones_like(length))
+            shrink = torch.where(length > radius, radius / nonzero(length), torch.ones_like(length))
             return (x + delta * shrink).clamp(0, 1)
         case "l1":
             return _project_l1_box(x_adv, x, eps)
@@ -149,7 +224,7 @@ def project(x_adv: Tensor, x: Tensor, norm: Norm, eps: float) -> Tensor:
     assert_never(norm)
 
 
-def _project_l1_box(x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
+def _project_l1_box(x_adv: Tensor, x: Tensor, eps: float | Tensor) -> Tensor:
     """Nearest point in the l1 ball and the box: |delta_i| = clip(|d_i| - t, 0, room_i).
 
     The threshold t >= 0 solves sum_i clip(|d_i| - t, 0, room_i) = eps; the sum is piecewise linear
@@ -158,6 +233,7 @@ def _project_l1_box(x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
     """
     delta = (x_adv - x).flatten(1)
     flat = x.flatten(1)
+    radius = eps[:, None] if isinstance(eps, Tensor) else eps
     size_ = delta.abs()
     room = torch.where(delta > 0, 1 - flat, flat)
     full = torch.minimum(size_, room).sum(1)
@@ -167,20 +243,23 @@ def _project_l1_box(x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
     moving = slopes.cumsum(1)
     gaps = kinks[:, :-1] - kinks[:, 1:]
     total = torch.cat([torch.zeros_like(full)[:, None], (moving[:, :-1] * gaps).cumsum(1)], 1)
-    k = (total <= eps).sum(1, keepdim=True).clamp(1, kinks.shape[1]) - 1
-    over = (eps - total.gather(1, k)) / nonzero(moving.gather(1, k))
+    k = (total <= radius).sum(1, keepdim=True).clamp(1, kinks.shape[1]) - 1
+    over = (radius - total.gather(1, k)) / nonzero(moving.gather(1, k))
     t = (kinks.gather(1, k) - over).clamp(min=0)
-    t = torch.where(full[:, None] <= eps, torch.zeros_like(t), t)
+    t = torch.where(full[:, None] <= radius, torch.zeros_like(t), t)
     kept = torch.minimum((size_ - t).clamp(min=0), room)
     # float32 sums of many terms drift: pull back what rounding put over the radius
-    kept = kept * (eps / nonzero(kept.sum(1, keepdim=True))).clamp(max=1)
+    kept = kept * (radius / nonzero(kept.sum(1, keepdim=True))).clamp(max=1)
     return (flat + kept * delta.sign()).view_as(x).clamp(0, 1)
 
 
-def _largest(strength: Tensor, eps: float) -> Tensor:
+def _largest(strength: Tensor, eps: float | Tensor) -> Tensor:
     """Mark with 1 the int(eps) strongest positions of each row: pixels for images, else features."""
     places = strength.sum(1, keepdim=True) if strength.dim() == 4 else strength
     flat = places.flatten(1)
+    if isinstance(eps, Tensor):
+        rank = flat.argsort(1, descending=True, stable=True).argsort(1)
+        return (rank < eps.floor()[:, None]).to(flat).view_as(places)
     count = int(min(eps, flat.shape[1]))
     return torch.zeros_like(flat).scatter(1, flat.topk(count, 1).indices, 1.0).view_as(places)
 

@@ -29,7 +29,8 @@ class Attempt:
 
     `reached` marks candidates in the box that reach the goal, `fooled` those that are in the ball
     as well, `fooled_8bit` those that still are after rounding to 8 bits. `norms` are the sizes of
-    the perturbations, `stray` marks candidates outside the box.
+    the perturbations, `stray` marks candidates outside the box, `lost` those to which the target
+    answers with values that are no numbers.
     """
 
     x_adv: Tensor
@@ -39,6 +40,7 @@ class Attempt:
     fooled_8bit: Tensor
     norms: Tensor
     stray: Tensor
+    lost: Tensor
     ledger: Ledger
 
 
@@ -108,7 +110,8 @@ def judge(target: Classifier, x: Tensor, x_adv: Tensor, goal: Goal, budget: Lp, 
     reached = goal.reached(logits) & legal
     fooled = reached & (norms <= room)
     rounded = goal.reached(target.predict(eight_bit(x_adv, x, budget))) & fooled
-    return Attempt(x_adv, logits.argmax(1), reached, fooled, rounded, norms, ~legal, ledger)
+    lost = ~logits.isfinite().all(1)
+    return Attempt(x_adv, logits.argmax(1), reached, fooled, rounded, norms, ~legal, lost, ledger)
 
 
 def eight_bit(x_adv: Tensor, x: Tensor, budget: Lp) -> Tensor:
@@ -229,6 +232,9 @@ def _flags(
         flags.append(Flag(code="budget-exceeded", detail=f"{int(found.stray.sum())} candidates left [0, 1]"))
     if not found.x_adv.isfinite().all():
         flags.append(Flag(code="nan-output", detail="the attack returned values that are not numbers"))
+    elif found.lost.any():
+        detail = f"on {int(found.lost.sum())} candidates the target answers with values that are not numbers"
+        flags.append(Flag(code="nan-output", detail=detail))
     gap = metrics["robust_accuracy_8bit"].value - metrics["robust_accuracy"].value
     if gap > 0.02:
         flags.append(Flag(code="eight-bit-gap", detail=f"{gap:.1%} of the rows stand again after rounding"))

@@ -120,22 +120,20 @@ def apgd_t(
     rows = torch.arange(len(x), device=x.device)
     stand = ~goal.reached(logits)
     rows, x, logits, oracle, goal, rng = keep(stand, rows, x, logits, oracle, goal, rng)
-    y, ranked = _classes(goal, logits, targets)
-    goals = [Towards(goal, y, t) for t in ranked.unbind(1)]
+    goals = _directions(goal, logits, targets)
     result[rows] = _climb(oracle, x, goals, budget, "dlr", steps, rng, tick)
     return result
 
 
-def _classes(goal: Goal, logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Class to leave (N,) and classes to go to (N, T), the likeliest first."""
-    match goal:
-        case Misclassify():
-            away = others(logits, goal.y)
-            return goal.y, away.topk(min(count, logits.shape[1] - 1), 1).indices
+def _directions(goal: Goal, logits: Tensor, count: int) -> list[Goal]:
+    """List the goals pursued in turn: one per other class, the likeliest first."""
+    match goal.goal if isinstance(goal, NeverReached) else goal:
+        case Misclassify(y=y):
+            ranked = others(logits, y).topk(min(count, logits.shape[1] - 1), 1).indices
+            return [Towards(goal, y, t) for t in ranked.unbind(1)]
         case Become():
-            return others(logits, goal.t).argmax(1), goal.t[:, None]
-        case NeverReached():
-            return _classes(goal.goal, logits, count)
+            # leaving the best other class at `x` is not enough: a third one may rise above both
+            return [goal]
         case _:
             raise NotApplicable(f"evasion.apgd_t cannot tell which classes {type(goal).__name__} is about")
 
