@@ -66,11 +66,16 @@ def independent(before: Estimate, after: Estimate) -> tuple[Estimate, float]:
 def _combine(before: Estimate, after: Estimate, phi: float, n: int) -> Estimate:
     """Limits of after - before from the limits of both and their correlation."""
     value = after.value - before.value
-    down, up = after.value - after.low, before.high - before.value
-    low = value - max(0.0, down**2 - 2 * phi * down * up + up**2) ** 0.5
-    down, up = before.value - before.low, after.high - after.value
-    high = value + max(0.0, down**2 - 2 * phi * down * up + up**2) ** 0.5
-    return Estimate(value, float(low), float(high), n)
+    low = value - _length(after.value - after.low, before.high - before.value, phi)
+    high = value + _length(before.value - before.low, after.high - after.value, phi)
+    return Estimate(value, low, high, n)
+
+
+def _length(a: float, b: float, phi: float) -> float:
+    """Length of the difference of two vectors of lengths a and b at an angle of cosine phi."""
+    if not (np.isfinite(a) and np.isfinite(b)):
+        return float("inf")
+    return float(max(0.0, a**2 - 2 * phi * a * b + b**2) ** 0.5)
 
 
 def welch(before: Estimate, after: Estimate, runs: tuple[int, int]) -> tuple[Estimate, float]:

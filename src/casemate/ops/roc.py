@@ -41,8 +41,9 @@ def _score_interval(value: float, m: int, n: int) -> tuple[float, float]:
         variance = t * (1 - t) / (m * n) * (1 + more * (1 - t) / (2 - t) + more * t / (1 + t))
         return (value - t) ** 2 - Z**2 * variance
 
-    low = 0.0 if value == 0 else optimize.brentq(excess, 0.0, value)
-    high = 1.0 if value == 1 else optimize.brentq(excess, value, 1.0)
+    tiny = 1e-12  # at an AUC of 0 or 1 the end itself is a root, but not the limit
+    low = 0.0 if value == 0 else optimize.brentq(excess, 0.0, min(value, 1 - tiny))
+    high = 1.0 if value == 1 else optimize.brentq(excess, max(value, tiny), 1.0)
     return float(low), float(high)
 
 

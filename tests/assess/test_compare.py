@@ -1,0 +1,247 @@
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from casemate.assess.case import Case
+from casemate.assess.compare import compare
+from casemate.assess.result import Assessment, Flag, Result, Verdict
+from casemate.assess.store import Store
+from casemate.core.errors import UsageError
+from casemate.ops.stats import Estimate, mean, share
+
+
+class Folder:
+    """An assessment written by hand."""
+
+    def __init__(self, path: Path, *, data: str = "data", clean: Estimate | None = None) -> None:
+        self.path, self.store, self.data, self.clean = path, Store(path), data, clean
+        self.verdicts: list[Verdict] = []
+        self.keys: list[str] = []
+
+    def result(self, method: str, metrics: dict[str, Estimate], tensors=None, **case) -> str:
+        asked = Case(method=method, version=1, data=self.data, target=str(self.path), **{"rows": 100, **case})
+        self.store.put(Result(key=asked.key, case=asked, status="done", metrics=metrics), tensors)
+        self.keys.append(asked.key)
+        return asked.key
+
+    def verdict(self, threat: str, metric: str, measured: Estimate | None, tried=(), **more) -> "Folder":
+        family = threat.partition("-")[0]
+        self.verdicts.append(
+            Verdict(threat=threat, title=threat.title(), family=family, outcome="holds", why="", metric=metric,
+                    measured=measured, tried=tuple(tried), **more)
+        )  # fmt: skip
+        return self
+
+    def evasion(
+        self,
+        *standing: torch.Tensor,
+        threat="evasion-linf",
+        rows=None,
+        clean=None,
+        methods=("pgd", "apgd"),
+        **more,
+    ):
+        """A threat that some attacks tried on the same rows; `standing` says which rows each left."""
+        n = len(standing[0])
+        rows = torch.arange(n) if rows is None else rows
+        clean = torch.ones(n, dtype=torch.bool) if clean is None else clean
+        keys = [
+            self.result(
+                f"evasion.{method}",
+                {},
+                {"rows": rows, "y": rows % 3, "clean_correct": clean, "standing": left},
+            )
+            for method, left in zip(methods, standing, strict=False)
+        ]
+        left = int(torch.stack(standing).all(0).sum())
+        return self.verdict(threat, "robust_accuracy", share(left, n), keys, **more)
+
+    def write(self) -> Path:
+        self.store.finish(
+            Assessment(target="t", target_digest="t", data="d", data_digest=self.data, rows=100, classes=3, shape=(1,),
+                       clean_accuracy=self.clean, verdicts=tuple(self.verdicts), keys=tuple(self.keys))
+        )  # fmt: skip
+        return self.path
+
+
+def standing(*counts: int) -> torch.Tensor:
+    """Rows that stand and do not, in turn: 60, 40 is 60 times True, then 40 times False."""
+    return torch.cat([torch.full((c,), i % 2 == 0) for i, c in enumerate(counts)])
+
+
+def test_evasion_on_the_same_rows_is_tested_row_by_row(tmp_path):
+    """Rows 0 .. 59 stand before, 1 .. 68 after: one is lost, nine are won, and two tails of Bin(10, 1/2)
+    give 2 (1 + 10) / 1024. Of 100 rows, Fisher's test would give 0.3."""
+    before = Folder(tmp_path / "a").evasion(standing(60, 40)).write()
+    after = Folder(tmp_path / "b").evasion(~standing(1, 68, 31)).write()
+    row, clean = compare(before, after)
+    assert (row.threat, row.metric, row.title) == ("evasion-linf", "robust_accuracy", "Evasion-Linf")
+    assert (row.before.value, row.after.value) == (0.6, 0.68)
+    assert row.difference.value == pytest.approx(0.08)
+    assert 0 < row.difference.low < 0.08 < row.difference.high
+    assert row.p_value == pytest.approx(22 / 1024)
+    assert row.change == "better"
+    assert "McNemar" in row.test
+    assert (clean.threat, clean.change, clean.p_value) == ("clean", "no clear difference", 1)
+
+
+def test_the_worst_case_of_several_attacks_is_compared(tmp_path):
+    """Each attack leaves 60 rows, together they leave 20."""
+    before = Folder(tmp_path / "a").evasion(standing(60, 40), ~standing(40, 60)).write()
+    after = Folder(tmp_path / "b").evasion(standing(60, 40), standing(60, 40)).write()
+    row, _ = compare(before, after)
+    assert (row.before.value, row.after.value, row.change) == (0.2, 0.6, "better")
+
+
+def test_the_order_of_the_folders_turns_better_into_worse(tmp_path):
+    weak = Folder(tmp_path / "a").evasion(standing(30, 70)).write()
+    strong = Folder(tmp_path / "b").evasion(standing(80, 20)).write()
+    there, back = compare(weak, strong)[0], compare(strong, weak)[0]
+    assert (there.change, back.change) == ("better", "worse")
+    assert there.p_value == back.p_value
+    assert there.difference.value == -back.difference.value
+    assert there.difference.low == pytest.approx(-back.difference.high)
+
+
+def test_an_assessment_does_not_differ_from_itself(tmp_path):
+    folder = Folder(tmp_path / "a").evasion(standing(60, 40)).write()
+    row, clean = compare(folder, folder)
+    assert (row.p_value, row.change) == (1, "no clear difference")
+    assert (clean.p_value, clean.change) == (1, "no clear difference")
+
+
+@pytest.mark.parametrize("how", ["other rows", "other data", "no evidence"])
+def test_different_rows_are_tested_as_different(tmp_path, how):
+    """Fisher's test on 60 and 68 of 100."""
+    before = Folder(tmp_path / "a").evasion(standing(60, 40)).write()
+    folder = Folder(tmp_path / "b", data="others" if how == "other data" else "data")
+    if how == "no evidence":
+        folder.verdict("evasion-linf", "robust_accuracy", share(68, 100))
+    else:
+        folder.evasion(standing(68, 32), rows=torch.arange(100) + 3 * (how == "other rows"))
+    row = compare(before, folder.write())[0]
+    assert "Fisher" in row.test
+    assert 0.2 < row.p_value < 0.4
+    assert row.change == "no clear difference"
+    assert row.difference.low < 0 < row.difference.high
+    assert ("different data" in row.notes) == (how == "other data")
+
+
+def test_several_threats_raise_the_bar(tmp_path):
+    """p = 22/1024 alone, and twice that with a second threat that did not change."""
+    paths = []
+    for name, left in (("a", standing(60, 40)), ("b", ~standing(1, 68, 31))):
+        folder = Folder(tmp_path / name).evasion(left)
+        paths.append(folder.evasion(standing(50, 50), threat="evasion-l2", methods=("ddn",)).write())
+    row, other, _ = compare(*paths)
+    assert row.p_value == pytest.approx(44 / 1024)
+    assert other.p_value == 1
+
+
+def test_poisoning_is_compared_over_victims(tmp_path):
+    """Three victims each: drops of 0.10, 0.11, 0.12 and 0.01, 0.02, 0.03 differ by 9 standard deviations."""
+    paths = []
+    for name, drops in (("a", [0.10, 0.11, 0.12]), ("b", [0.01, 0.02, 0.03])):
+        folder = Folder(tmp_path / name)
+        key = folder.result("poisoning.label_flip", {"accuracy_drop": mean(drops)}, repeats=3, rate=0.2)
+        paths.append(
+            folder.verdict("poisoning-labels", "accuracy_drop", mean(drops), [key], budget="20%").write()
+        )
+    (row,) = compare(*paths)
+    assert "Welch" in row.test
+    assert row.difference.value == pytest.approx(-0.09)
+    assert row.p_value < 0.001
+    assert row.change == "better"
+
+
+def test_one_victim_on_each_side_tells_nothing_about_a_drop(tmp_path):
+    paths = []
+    for name, drop in (("a", 0.3), ("b", 0.01)):
+        folder = Folder(tmp_path / name)
+        key = folder.result("poisoning.label_flip", {"accuracy_drop": mean([drop])}, repeats=1, rate=0.2)
+        paths.append(folder.verdict("poisoning-labels", "accuracy_drop", mean([drop]), [key]).write())
+    (row,) = compare(*paths)
+    assert (row.p_value, row.change) == (1, "no clear difference")
+
+
+def test_one_backdoored_victim_on_each_side_is_a_share_of_its_rows(tmp_path):
+    paths = []
+    for name, hits in (("a", 90), ("b", 5)):
+        folder = Folder(tmp_path / name)
+        key = folder.result("backdoor.badnets", {"attack_success": share(hits, 100)}, repeats=1, rate=0.01)
+        paths.append(folder.verdict("backdoor-patch", "attack_success", share(hits, 100), [key]).write())
+    (row,) = compare(*paths)
+    assert ("Fisher" in row.test, row.change) == (True, "better")
+
+
+def test_membership_is_compared_by_its_intervals(tmp_path):
+    before = Folder(tmp_path / "a").verdict("membership", "tpr_at_1pct_fpr", Estimate(0.02, 0.01, 0.03, 1000))
+    after = Folder(tmp_path / "b").verdict("membership", "tpr_at_1pct_fpr", Estimate(0.09, 0.06, 0.13, 1000))
+    (row,) = compare(before.write(), after.write())
+    assert row.change == "worse"
+    assert row.difference.low == pytest.approx(0.07 - math.hypot(0.03, 0.01))
+
+
+def test_what_else_differs_is_said(tmp_path):
+    before = Folder(tmp_path / "a").evasion(standing(60, 40), methods=("pgd",))
+    after = Folder(tmp_path / "b").evasion(
+        standing(40, 60), methods=("square",), flags=(Flag(code="blind-baseline"),)
+    )
+    notes = compare(before.write(), after.write())[0].notes
+    assert notes[:2] == ("only before: evasion.pgd()", "only after: evasion.square()")
+    assert "differ in kind" in notes[2]
+
+
+def test_other_budgets_are_not_compared(tmp_path):
+    before = Folder(tmp_path / "a").evasion(standing(60, 40), budget="linf 8/255")
+    after = Folder(tmp_path / "b").evasion(standing(10, 90), budget="linf 0.1")
+    row, _ = compare(before.write(), after.write())
+    assert row.change == "not comparable"
+    assert row.notes[0] == "budget: linf 8/255 before, linf 0.1 after"
+
+
+def test_clean_accuracy_is_compared_row_by_row_where_rows_are_shared(tmp_path):
+    """Ten rows are lost and none won: p = 2 / 1024."""
+    before = Folder(tmp_path / "a", clean=share(900, 1000)).evasion(standing(10, 90), clean=standing(100, 0))
+    after = Folder(tmp_path / "b", clean=share(899, 1000)).evasion(standing(10, 90), clean=standing(90, 10))
+    clean = compare(before.write(), after.write())[-1]
+    assert (clean.threat, clean.metric, clean.change) == ("clean", "accuracy", "worse")
+    assert clean.p_value == pytest.approx(2 / 1024)
+
+
+def test_clean_accuracy_without_shared_rows_is_that_of_the_assessments(tmp_path):
+    paths = [
+        Folder(tmp_path / name, clean=share(right, 1000))
+        .verdict("membership", "auc", Estimate(0.5, 0.4, 0.6, 9))
+        .write()
+        for name, right in (("a", 900), ("b", 800))
+    ]
+    clean = compare(*paths)[-1]
+    assert (clean.before.value, clean.after.value, clean.change) == (0.9, 0.8, "worse")
+
+
+def test_a_folder_without_an_assessment_is_named(tmp_path):
+    good = Folder(tmp_path / "a").evasion(standing(60, 40)).write()
+    with pytest.raises(UsageError, match="nowhere"):
+        compare(good, tmp_path / "nowhere")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "assessment.json").write_text("{")
+    with pytest.raises(UsageError, match="damaged"):
+        compare(tmp_path / "broken", good)
+
+
+def test_lost_evidence_is_named(tmp_path):
+    folder = Folder(tmp_path / "a").evasion(standing(60, 40))
+    path = folder.write()
+    next(folder.store.results.glob("*.safetensors")).write_bytes(b"torn")
+    with pytest.raises(UsageError, match=r"evidence .* cannot be read"):
+        compare(path, path)
+
+
+def test_nothing_in_common_is_said_with_what_there_is(tmp_path):
+    one = Folder(tmp_path / "a").evasion(standing(60, 40)).verdict("membership", "auc", None).write()
+    two = Folder(tmp_path / "b").verdict("membership", "auc", Estimate(0.5, 0.4, 0.6, 9)).write()
+    with pytest.raises(UsageError, match=r"a has evasion-linf; .*b has membership"):
+        compare(one, two)
