@@ -1,0 +1,125 @@
+"""Reasons to distrust a number, in plain words, and what to do about each."""
+
+from typing import NamedTuple
+
+
+class Explanation(NamedTuple):
+    """What a flag is called, what it means for the number, and what to do."""
+
+    title: str
+    meaning: str
+    action: str
+
+
+FLAGS = {
+    "zero-gradient": Explanation(
+        "Gradients are exactly zero",
+        "For some inputs the model gives a gradient of zero, so attacks that follow gradients stand still. "
+        "That looks like robustness and is none.",
+        "Trust black-box attacks more here, or replace the step that blocks gradients by a smooth stand-in.",
+    ),
+    "saturated-gradient": Explanation(
+        "Gradients vanish because the model is too sure",
+        "The model's scores are so far apart that the loss is flat to the computer's precision.",
+        "Run attacks with a margin loss, which does not flatten.",
+    ),
+    "probabilities": Explanation(
+        "The model returns probabilities",
+        "Scores were turned back by a logarithm. Probabilities rounded to 0 or 1 have lost what attacks need.",
+        "Hand over the model without its last softmax.",
+    ),
+    "randomised": Explanation(
+        "The model answers at random",
+        "Two passes over the same inputs disagree. An attack judged by a single answer is judged by luck.",
+        "Repeat predictions, and attack the average answer (expectation over transformation).",
+    ),
+    "batch-norm-train-mode": Explanation(
+        "The model came in training mode",
+        "In training mode an answer depends on the other inputs in the batch. A copy in evaluation mode was tested.",
+        "Call eval() on the model before it is used or handed over.",
+    ),
+    "black-box-beats-white-box": Explanation(
+        "An attacker who knows less does better",
+        "Attacks without gradients fooled rows that attacks with gradients could not. Gradients mislead: "
+        "the model hides them rather than resists.",
+        "Do not trust the gradient attacks' numbers; strengthen or adapt them and look again.",
+    ),
+    "more-steps-hurt": Explanation(
+        "More steps do worse",
+        "An attack with more steps fooled fewer inputs than with fewer steps, which a sound attack does not do.",
+        "Look for hidden gradients or randomness, or change the step size.",
+    ),
+    "large-eps-fails": Explanation(
+        "Even a huge change does not fool",
+        "With a budget that permits any picture whatever, the attack still fails. So the attack is broken here, "
+        "not the model strong.",
+        "Do not read other failures of this attack as robustness.",
+    ),
+    "baseline-beats-attack": Explanation(
+        "Random noise does better than the attack",
+        "Noise of the same size fools more inputs than the attack does. The attack is not working on this model.",
+        "Do not use this attack's number; check its parameters.",
+    ),
+    "budget-exceeded": Explanation(
+        "The attack left its budget",
+        "Some candidates were larger than allowed or left the valid range. They were not counted as successes.",
+        "Report it as a fault of the attack.",
+    ),
+    "nan-output": Explanation(
+        "Values that are not numbers",
+        "The model or the attack produced values that are not numbers. They were not counted as successes.",
+        "Find the operation that overflows, often a division or a logarithm of zero.",
+    ),
+    "few-rows": Explanation(
+        "Few rows",
+        "So few rows were tested that the interval is wide.",
+        "Test more rows.",
+    ),
+    "few-victims": Explanation(
+        "Few victims",
+        "Training differs from run to run, and fewer than three models were trained. The interval covers the "
+        "test rows, not that difference.",
+        "Repeat with three models or more.",
+    ),
+    "eight-bit-gap": Explanation(
+        "Rounding undoes part of the attack",
+        "When the adversarial inputs are stored with 8 bits per value, as picture files are, fewer of them fool.",
+        "If real inputs arrive as 8-bit files, read the 8-bit number.",
+    ),
+    "blind-baseline": Explanation(
+        "Members can be told apart without the model",
+        "An attacker who never asks the model separates training rows from others. The two sets differ in "
+        "themselves, so success says nothing about the model.",
+        "Draw members and non-members from the same source, at random.",
+    ),
+    "low-fpr-not-measurable": Explanation(
+        "So low a false-alarm rate cannot be measured",
+        "There are too few non-members to see a false-alarm rate this low: one row decides.",
+        "Use more rows, or read the number at 1%.",
+    ),
+    "shadow-size-differs": Explanation(
+        "The attacker's models had fewer training rows",
+        "Shadow models were trained on another number of rows than the target, so they overfit differently.",
+        "Give the attacker more data of the same kind.",
+    ),
+    "after-others": Explanation(
+        "Attacked only what earlier attacks left",
+        "This attack got only the rows that earlier attacks had not fooled. Its own number holds for the "
+        "sequence, not for this attack alone.",
+        "Compare single attacks only in a plan without a chain.",
+    ),
+    "surrogate-recipe": Explanation(
+        "Trained by a stand-in recipe",
+        "How the target was trained is not known. Models were trained by a usual recipe for such data instead.",
+        "Hand over the training recipe.",
+    ),
+}
+
+
+def explain(code: str) -> Explanation:
+    """Explain a flag; one without an entry is still printed under its code."""
+    return FLAGS.get(code) or Explanation(
+        code.replace("-", " ").capitalize(),
+        "This version of the report has no explanation for this flag.",
+        "",
+    )

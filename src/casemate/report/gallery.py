@@ -1,0 +1,171 @@
+"""Pictures of what an attack changed: clean, changed, and the difference made visible."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from casemate.assess.result import Result
+from casemate.assess.store import Store
+from casemate.report.model import Gallery, Picture
+from casemate.report.png import png
+
+MOST = 8  # examples per case
+SIDE = 96  # longest side of a picture in pixels; larger inputs are averaged down
+CASE_BYTES, REPORT_BYTES = 120_000, 600_000
+NICE = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+FIELDS = ("gallery_x", "gallery_adv", "gallery_y", "gallery_pred")
+LABELS = {
+    "evasion": ("clean", "adversarial"),
+    "poisoning": ("original", "poisoned"),
+    "backdoor": ("original", "with trigger"),
+}
+
+
+def galleries(
+    store: Store, results: Sequence[Result], first: Sequence[str], names: Sequence[str]
+) -> tuple[dict[str, Gallery], dict[str, str]]:
+    """Draw the examples of all results, those in `first` first, until the report is large enough.
+
+    Returns:
+        Galleries by key, and by key the reasons why there is none where one was to be expected.
+    """
+    found: dict[str, Gallery] = {}
+    missing: dict[str, str] = {}
+    size = 0
+    for result in sorted(results, key=lambda r: r.key not in first):
+        if not result.evidence or result.status != "done":
+            continue
+        arrays, reason = read(store, result)
+        if reason:
+            missing[result.key] = reason
+        if not arrays or not len(arrays["gallery_x"]):
+            continue
+        if size > REPORT_BYTES:
+            missing[result.key] = (
+                "Pictures are left out to keep the report small; they are in the evidence file."
+            )
+            continue
+        drawn = draw(result, arrays, names)
+        if isinstance(drawn, str):
+            missing[result.key] = drawn
+            continue
+        found[result.key] = drawn
+        size += sum(len(p.clean_png) + len(p.changed_png) + len(p.difference_png) for p in drawn.pictures)
+    return found, missing
+
+
+def read(store: Store, result: Result) -> tuple[dict[str, np.ndarray], str]:
+    """Read only the examples from a result's evidence: arrays, or what is wrong with the file."""
+    found: dict[str, np.ndarray] = {}
+    for name in result.evidence:
+        path = store.results / Path(name).name
+        if not path.is_file():
+            return {}, f"The evidence file {path.name} is missing."
+        try:
+            with safe_open(path, framework="numpy") as file:
+                found |= {field: file.get_tensor(field) for field in FIELDS if field in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError, TypeError, ValueError):
+            return {}, f"The evidence file {path.name} is damaged."
+    if not {"gallery_x", "gallery_adv"} <= set(found):
+        return {}, ""
+    if found["gallery_x"].shape != found["gallery_adv"].shape:
+        return {}, "The examples in the evidence do not fit together, so they are not drawn."
+    return found, ""
+
+
+def draw(result: Result, arrays: Mapping[str, np.ndarray], names: Sequence[str]) -> Gallery | str:
+    """Draw the examples of one case; says why where inputs of this shape cannot be drawn."""
+    before, after = (arrays[name].astype(np.float64) for name in ("gallery_x", "gallery_adv"))
+    if not 2 <= before.ndim <= 4:
+        shape = " x ".join(map(str, before.shape[1:])) or "none"
+        return f"Inputs of shape {shape} are not drawn."
+    change = np.nan_to_num(after - before)
+    most = float(np.abs(change).max(initial=0.0))
+    factor = max((n for n in NICE if n * most <= 0.5), default=1) if most else 1
+    block = _block(before.shape)
+    layers = [_pixels(values, block) for values in (before, after, 0.5 + factor * change)]
+    count = min(MOST, len(before), max(2, CASE_BYTES // (3 * layers[0][0].size)))
+    first, second = LABELS.get(result.case.family, ("before", "after"))
+    return Gallery(
+        key=result.key,
+        form="strip" if before.ndim == 2 else "image",
+        labels=(first, second, f"difference \u00d7{factor}" if factor > 1 else "difference"),
+        width=layers[0].shape[2],
+        height=layers[0].shape[1],
+        note=_note(result.case.family, before.shape[1:], factor, block, bool(most)),
+        pictures=tuple(_picture(result.case.family, arrays, layers, i, names) for i in range(count)),
+    )
+
+
+def _block(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Height and width of the blocks that are averaged into one pixel, equal where both sides allow."""
+    if len(shape) == 2:
+        return 1, 1
+    height, width = shape[-2:]
+    tall, wide = math.ceil(height / SIDE), math.ceil(width / SIDE)
+    both = max(tall, wide)
+    return (both, both) if min(height, width) >= both else (max(1, tall), max(1, wide))
+
+
+def _pixels(values: np.ndarray, block: tuple[int, int]) -> np.ndarray:
+    """Turn inputs (N, D), (N, H, W) or (N, C, H, W) into uint8 pixels, averaged over blocks."""
+    if values.ndim == 2:
+        values = values[:, None, :]
+    if values.ndim == 4:
+        values = np.moveaxis(values, 1, -1) if values.shape[1] == 3 else values.mean(1)
+    if block != (1, 1):
+        tall, wide = block
+        height, width = values.shape[1] // tall, values.shape[2] // wide
+        cut = values[:, : height * tall, : width * wide]
+        values = cut.reshape(len(cut), height, tall, width, wide, *cut.shape[3:]).mean((2, 4))
+    levels: np.ndarray = np.rint(255 * np.clip(np.nan_to_num(values), 0, 1)).astype(np.uint8)
+    return levels
+
+
+def _note(family: str, shape: tuple[int, ...], factor: int, block: tuple[int, int], changed: bool) -> str:
+    parts = []
+    if not changed:
+        parts.append(
+            "The inputs are as they were" + ("; their labels were changed." if family == "poisoning" else ".")
+        )
+    elif factor > 1:
+        parts.append(f"The difference is shown {factor} times as strong as it is; mid-grey means unchanged.")
+    else:
+        parts.append("The difference is shown at its own strength; mid-grey means unchanged.")
+    if len(shape) == 1:
+        parts.append(f"Each strip holds the {shape[0]} values of one input, from dark (0) to bright (1).")
+    if len(shape) == 3 and shape[0] not in (1, 3):
+        parts.append(f"Each picture is the mean of {shape[0]} channels.")
+    if block != (1, 1):
+        parts.append(f"Pictures are reduced: one pixel stands for {block[0]} x {block[1]}.")
+    return " ".join(parts)
+
+
+def _picture(
+    family: str, arrays: Mapping[str, np.ndarray], layers: Sequence[np.ndarray], i: int, names: Sequence[str]
+) -> Picture:
+    true, given = (_class(arrays.get(name), i, names) for name in ("gallery_y", "gallery_pred"))
+    changed = true != given
+    if family == "poisoning":
+        after = f"trained as {given}" if changed else "label kept"
+    else:
+        after = f"read as {given}" if changed else f"still read as {given}"
+    clean, adversarial, difference = (png(layer[i]) for layer in layers)
+    return Picture(
+        before=true or "class unknown",
+        after=after if given else "",
+        changed=changed,
+        clean_png=clean,
+        changed_png=adversarial,
+        difference_png=difference,
+    )
+
+
+def _class(labels: np.ndarray | None, i: int, names: Sequence[str]) -> str:
+    if labels is None or i >= len(labels):
+        return ""
+    label = int(labels[i])
+    return names[label] if 0 <= label < len(names) else f"class {label}"

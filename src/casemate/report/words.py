@@ -1,0 +1,163 @@
+"""Numbers, budgets and outcomes as people read them."""
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from casemate.assess.case import Case
+from casemate.assess.result import Outcome
+from casemate.core.threat import Lp, format_eps
+from casemate.ops.stats import Estimate
+
+Unit = Literal["share", "points", "plain"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a metric is called, what it says of a target, and in which unit it is written.
+
+    `says` completes a sentence after the number; `safer` is the side on which the target is safer.
+    """
+
+    title: str
+    says: str
+    unit: Unit = "share"
+    safer: Literal["high", "low"] = "low"
+
+
+METRICS = {
+    "accuracy": Metric("Accuracy", "of the inputs are classified correctly", safer="high"),
+    "robust_accuracy": Metric(
+        "Accuracy under attack", "of the inputs are still classified correctly under attack", safer="high"
+    ),
+    "robust_accuracy_8bit": Metric(
+        "Accuracy under attack, 8-bit inputs",
+        "of the inputs are still classified correctly once the attack is rounded to 8 bits",
+        safer="high",
+    ),
+    "success_rate": Metric("Inputs fooled", "of the correctly classified inputs are fooled"),
+    "median_norm": Metric("Median size of the change", "is the median change that fools", "plain", "high"),
+    "accuracy_drop": Metric("Accuracy lost", "of accuracy are lost to the poison", "points"),
+    "attack_success": Metric(
+        "Triggered inputs that obey", "of the inputs that carry the trigger get the adversary's class"
+    ),
+    "tpr_at_1pct_fpr": Metric(
+        "Training rows recognised, at 1% false alarms",
+        "of the training rows are recognised at a false-alarm rate of 1%",
+    ),
+    "tpr_at_01pct_fpr": Metric(
+        "Training rows recognised, at 0.1% false alarms",
+        "of the training rows are recognised at a false-alarm rate of 0.1%",
+    ),
+    "auc": Metric("AUC", "is the area under the attacker's ROC curve", "plain"),
+}
+
+OUTCOMES: dict[Outcome, tuple[str, str]] = {
+    "falls": ("falls", "✗"),
+    "inconclusive": ("inconclusive", "?"),
+    "not_tested": ("not tested", "○"),
+    "holds": ("holds", "✓"),
+}
+
+NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}
+
+ACCESS = {
+    "LabelOracle": "sees only the model's decisions (black box)",
+    "ScoreOracle": "sees the model's scores for any input (black box)",
+    "GradientOracle": "knows the model, its weights and its gradients (white box)",
+    "Samples": "supplies part of the training data",
+}
+
+
+def metric(name: str) -> Metric:
+    """Describe a metric; one without an entry keeps its name, and is a share if it sounds like one."""
+    if name in METRICS:
+        return METRICS[name]
+    title = name.replace("_", " ").capitalize()
+    share = re.search(r"(accuracy|rate|share|success|tpr|fpr|recall|precision)", name) is not None
+    safer: Literal["high", "low"] = "high" if "accuracy" in name else "low"
+    return Metric(title, f"is the {title.lower()}", "share" if share else "plain", safer)
+
+
+def number(value: float, unit: Unit = "share") -> str:
+    """Write one number: 0.125 as 12.5%, 12.5 points or 0.125."""
+    if math.isnan(value):
+        return "not a number"
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
+    match unit:
+        case "share":
+            return f"{100 * value:.1f}%"
+        case "points":
+            return f"{100 * value:.1f} points"
+        case _:
+            return f"{value:.3g}"
+
+
+def interval(estimate: Estimate, unit: Unit = "share") -> str:
+    """Write a 95% interval; says so where one run gives none."""
+    if estimate.n == 0:
+        return "no rows"
+    if not (math.isfinite(estimate.low) and math.isfinite(estimate.high)):
+        return "no interval from one run"
+    low = number(estimate.low, unit).removesuffix(" points")
+    return f"{low} to {number(estimate.high, unit)}"
+
+
+def rounded(value: float, unit: Unit = "share") -> str:
+    """Write a number for a sentence: whole per cents, save where those would mislead."""
+    text = number(value, unit)
+    exact = unit == "plain" or math.isnan(value) or abs(value) < 0.0995 or 0.9 < value < 1
+    return text.replace(".0", "", 1) if exact else re.sub(r"-?\d+\.\d", f"{100 * value:.0f}", text)
+
+
+def duration(seconds: float) -> str:
+    """Write a time: 4.2 s, 3 min 05 s, 2 h 10 min."""
+    if not math.isfinite(seconds):
+        return "unknown"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def budget(case: Case) -> str:
+    """Write what the adversary of a case may spend."""
+    if case.budget is not None:
+        return ball(case.budget)
+    if case.rate is not None:
+        return f"may change {100 * case.rate:g}% of the training rows"
+    return ""
+
+
+def ball(lp: Lp) -> str:
+    """Write a ball around each input, and the query limit."""
+    name = NORMS[lp.norm]
+    if math.isinf(lp.eps):
+        size = f"any distance, measured in {name}; the nearest is sought"
+    elif lp.norm == "l0":
+        size = f"{name} distance at most {lp.eps:g}: that many changed positions"
+    else:
+        size = f"{name} distance at most {format_eps(lp.eps)}, for values in 0 to 1"
+    return size + (f"; at most {lp.queries:,} queries per row" if lp.queries else "")
+
+
+def setting(value: object) -> str:
+    """Write the value of a parameter."""
+    match value:
+        case None:
+            return "automatic"
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return f"{value:.6g}"
+        case _:
+            return str(value)
+
+
+def plural(count: int, noun: str) -> str:
+    """Write a count with its noun: 1 threat, 2 threats."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
