@@ -166,7 +166,9 @@ class LabelOracle:
 
     def _count(self, x: Tensor) -> None:
         if len(x) != len(self.rows):
-            raise UsageError(f"An oracle of {len(self.rows)} rows was asked about {len(x)} rows; use oracle[rows].")
+            raise UsageError(
+                f"An oracle of {len(self.rows)} rows was asked about {len(x)} rows; use oracle[rows]."
+            )
         self.ledger.queries.index_add_(0, self.rows, torch.ones_like(self.rows))
         limit = self.ledger.limit
         if limit is not None and len(x) and bool((self.ledger.queries[self.rows] > limit).any()):

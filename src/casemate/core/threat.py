@@ -6,7 +6,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, PositiveInt, field_validator
 from torch import Tensor
 
-from casemate.core.errors import UsageError
+from casemate.core.errors import NotApplicable, UsageError
 from casemate.ops import losses
 from casemate.ops.norms import Norm
 
@@ -128,6 +128,31 @@ class NeverReached:
     def loss(self, logits: Tensor, kind: Loss = "ce") -> Tensor:
         """Measure nearness to the other goal, (N,)."""
         return self.goal.loss(logits, kind)
+
+
+def directions(goal: Goal, logits: Tensor, count: int) -> list[Goal]:
+    """Split a goal into single classes to go to, the likeliest by `logits` first.
+
+    Args:
+        goal: the wish for N rows.
+        logits: what the target says of the clean inputs, (N, K).
+        count: most classes to go to where the goal allows any of K - 1.
+
+    Returns:
+        Goals that are granted as the whole is; a goal that names a class is its own only direction.
+
+    Raises:
+        NotApplicable: the goal is not about classes.
+    """
+    match goal.goal if isinstance(goal, NeverReached) else goal:
+        case Misclassify(y=y):
+            ranked = losses.others(logits, y).topk(min(count, logits.shape[1] - 1), 1).indices
+            return [Towards(goal, y, t) for t in ranked.unbind(1)]
+        case Become():
+            # leaving the best other class at `x` is not enough: a third one may rise above both
+            return [goal]
+        case _:
+            raise NotApplicable(f"{type(goal).__name__} does not name classes to go to")
 
 
 class Lp(BaseModel):

@@ -187,7 +187,9 @@ def _raise(pace: Tensor, pull: Tensor, room: Tensor, gain: Tensor) -> Tensor:
     while True:
         moving = last > t
         rest = (slope * moving).sum(1, keepdim=True)
-        later = torch.where(rest > 0, (gain - (full * ~moving).sum(1, keepdim=True)) / nonzero(rest), float("inf"))
+        later = torch.where(
+            rest > 0, (gain - (full * ~moving).sum(1, keepdim=True)) / nonzero(rest), float("inf")
+        )
         if not bool((later > t).any()):
             return torch.where(moving, t * pace, room)
         t = torch.maximum(t, later)
@@ -258,7 +260,7 @@ def _largest(strength: Tensor, eps: float | Tensor) -> Tensor:
     places = strength.sum(1, keepdim=True) if strength.dim() == 4 else strength
     flat = places.flatten(1)
     if isinstance(eps, Tensor):
-        rank = flat.argsort(1, descending=True, stable=True).argsort(1)
+        rank = flat.argsort(stable=True, dim=1, descending=True).argsort(1)
         return (rank < eps.floor()[:, None]).to(flat).view_as(places)
     count = int(min(eps, flat.shape[1]))
     return torch.zeros_like(flat).scatter(1, flat.topk(count, 1).indices, 1.0).view_as(places)

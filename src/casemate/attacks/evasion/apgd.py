@@ -8,12 +8,10 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from casemate.core.errors import NotApplicable
 from casemate.core.registry import Cost, Paper, evasion
 from casemate.core.target import GradientOracle
-from casemate.core.threat import Become, Goal, Loss, Lp, Misclassify, NeverReached, Towards
+from casemate.core.threat import Goal, Loss, Lp, directions
 from casemate.core.tick import Tick, ignore
-from casemate.ops.losses import others
 from casemate.ops.norms import per_row, project, random_in_ball, steepest
 from casemate.ops.rng import RowGenerator
 from casemate.ops.rows import keep
@@ -112,30 +110,17 @@ def apgd_t(
         tick: called after each step with the mean loss and the number of rows that still stand.
 
     Returns:
-        For each row the point (N, *S) that reaches the goal, else that of highest loss towards
-        the last class, in the ball and in [0, 1].
+        For each row the point (N, *S) that reaches the goal, else that of highest loss towards any
+        class, in the ball and in [0, 1].
     """
     logits = oracle.logits(x)
     result = x.clone()
     rows = torch.arange(len(x), device=x.device)
     stand = ~goal.reached(logits)
     rows, x, logits, oracle, goal, rng = keep(stand, rows, x, logits, oracle, goal, rng)
-    goals = _directions(goal, logits, targets)
+    goals = directions(goal, logits, targets)
     result[rows] = _climb(oracle, x, goals, budget, "dlr", steps, rng, tick)
     return result
-
-
-def _directions(goal: Goal, logits: Tensor, count: int) -> list[Goal]:
-    """List the goals pursued in turn: one per other class, the likeliest first."""
-    match goal.goal if isinstance(goal, NeverReached) else goal:
-        case Misclassify(y=y):
-            ranked = others(logits, y).topk(min(count, logits.shape[1] - 1), 1).indices
-            return [Towards(goal, y, t) for t in ranked.unbind(1)]
-        case Become():
-            # leaving the best other class at `x` is not enough: a third one may rise above both
-            return [goal]
-        case _:
-            raise NotApplicable(f"evasion.apgd_t cannot tell which classes {type(goal).__name__} is about")
 
 
 def _climb(
@@ -203,7 +188,8 @@ def _ascend(
     rows = torch.arange(len(x), device=x.device)
     path = _Path(
         x, now=start, before=start, grad=start, value=-peak, best=start, best_grad=start, best_value=peak,
-        step_size=torch.full_like(peak, 2 * budget.eps), rises=torch.zeros_like(peak), checked=peak, halved=won,
+        step_size=torch.full_like(peak, 2 * budget.eps), rises=torch.zeros_like(peak), checked=peak,
+        halved=won.clone(),
     )  # fmt: skip
     times, last = checkpoints(steps), 0
     for step in range(steps):
