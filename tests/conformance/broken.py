@@ -138,19 +138,19 @@ def keeps_dropout_on(oracle, x, goal, budget, **settings):
     return found
 
 
-@breaks(evasion.leaves_global_random_numbers_alone)
+@breaks(evasion.leaves_global_state_alone)
 def seeds_torch(oracle, x, goal, budget, **settings):
     torch.manual_seed(0)
     return climb(oracle, x, goal, budget, **settings)
 
 
-@breaks(evasion.leaves_global_random_numbers_alone)
+@breaks(evasion.leaves_global_state_alone)
 def draws_from_numpy(oracle, x, goal, budget, **settings):
     np.random.rand()  # noqa: NPY002
     return climb(oracle, x, goal, budget, **settings)
 
 
-@breaks(evasion.leaves_global_random_numbers_alone)
+@breaks(evasion.leaves_global_state_alone)
 def draws_from_python(oracle, x, goal, budget, **settings):
     random.random()
     return climb(oracle, x, goal, budget, **settings)
@@ -162,7 +162,7 @@ def starts_from_global_noise(oracle, x, goal, budget, **settings):
     return project(found + 1e-3 * torch.rand_like(found), x, budget.norm, budget.eps)
 
 
-@breaks(evasion.says_nothing)
+@breaks(evasion.leaves_global_state_alone)
 def prints(oracle, x, goal, budget, **settings):
     print("attacking")
     return climb(oracle, x, goal, budget, **settings)
