@@ -19,8 +19,8 @@ def test_auc_counts_pairs_and_half_of_the_ties():
     assert auc(positive, negative).value == pytest.approx(np.mean(pairs))
 
 
-def test_swapping_the_kinds_mirrors_the_auc_and_its_interval():
-    """M3: AUC(member, non) = 1 - AUC(non, member)."""
+def test_M3_swapping_the_kinds_mirrors_the_auc_and_its_interval():
+    """AUC(member, non) = 1 - AUC(non, member)."""
     positive, negative = scores(0.7, 60, seed=0)
     found, swapped = auc(positive, negative), auc(negative, positive)
     assert found.value == pytest.approx(1 - swapped.value)
@@ -96,9 +96,8 @@ def test_interval_covers_although_the_threshold_is_estimated(shift):
     assert sum(not e.low <= truth <= e.high for e in alone) > 27
 
 
-def test_a_tenth_of_a_percent_of_a_thousand_rows_is_wide():
-    """M5: one row decides. Three of 1000 members exceed all but one non-member, yet nothing is excluded
-    that a value three times lower would not explain."""
+def test_M5_a_tenth_of_a_percent_of_a_thousand_rows_is_wide():
+    """One row decides: chance itself is compatible with nothing and with three times its value."""
     positive, negative = scores(0.0, 1000, seed=5)
     found = tpr(positive, negative, 0.001)
     assert found.low == 0

@@ -1,6 +1,6 @@
 """Whom a membership attacker is asked about, and the shadow models it may have trained."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,29 +10,38 @@ from casemate.assess.bench import Bench
 from casemate.assess.case import Case
 from casemate.core.data import Samples, Shadow, World
 from casemate.core.errors import NotApplicable
+from casemate.core.recipe import Recipe
 from casemate.core.target import Classifier, Ledger, Prepared, ScoreOracle
 from casemate.core.tick import Tick
+from casemate.core.workers import Selection
 from casemate.ops.rng import generator, seed_of
-
-CHUNK = 16  # training sets held in memory at once
 
 
 @dataclass(frozen=True)
 class Trial:
     """The game of one membership case.
 
-    `scored` holds as many members as non-members in random order, `members` (N,) bool is the truth,
-    which no attack sees, and `rows` (N,) are their places in the training or test data.
-    `population` is all other data, in random order; `copies` counts the test rows left out because
-    the training data holds the same input.
+    The first rows of `pool` are scored: as many members as non-members, in random order; the others
+    are all other data, in random order. `members` (N,) bool is the truth about the scored rows, which
+    no attack sees, and `rows` (N,) are their places in the training or test data. `copies` counts the
+    test rows left out because the training data holds the same input.
     """
 
-    scored: Samples
+    pool: Samples
     members: Tensor
     rows: Tensor
-    population: Samples
     training_rows: int
     copies: int
+
+    @property
+    def scored(self) -> Samples:
+        """Rows that the attack is asked about, N."""
+        return self.pool[: len(self.members)]
+
+    @property
+    def population(self) -> Samples:
+        """Rows that it is not asked about."""
+        return self.pool[len(self.members) :]
 
 
 def draw_trial(train: Samples, test: Samples, rows: int, seed: int) -> Trial:
@@ -42,16 +51,12 @@ def draw_trial(train: Samples, test: Samples, rows: int, seed: int) -> Trial:
     inside = torch.randperm(len(train), generator=generator(seed, "membership", "train"))
     outside = unseen[torch.randperm(len(unseen), generator=generator(seed, "membership", "test"))]
     order = torch.randperm(2 * r, generator=generator(seed, "membership", "order"))
-    scored = _join(train[inside[:r]], test[outside[:r]])
-    rest = _join(train[inside[r:]], test[outside[r:]])
-    return Trial(
-        scored=scored[order],
-        members=order < r,
-        rows=torch.cat([inside[:r], outside[:r]])[order],
-        population=rest[torch.randperm(len(rest), generator=generator(seed, "membership", "rest"))],
-        training_rows=len(train),
-        copies=len(test) - len(unseen),
-    )
+    places = torch.cat([inside[:r], outside[:r]])[order]
+    every = torch.cat([inside[:r], len(train) + outside[:r]])[order]
+    rest = torch.cat([inside[r:], len(train) + outside[r:]])
+    rest = rest[torch.randperm(len(rest), generator=generator(seed, "membership", "rest"))]
+    both = Samples(torch.cat([train.x, test.x]), torch.cat([train.y, test.y]), train.classes, train.names)
+    return Trial(both[torch.cat([every, rest])], order < r, places, len(train), len(test) - len(unseen))
 
 
 def _not_in(test: Tensor, train: Tensor) -> Tensor:
@@ -61,11 +66,7 @@ def _not_in(test: Tensor, train: Tensor) -> Tensor:
     return torch.tensor(kept, dtype=torch.int64)
 
 
-def _join(a: Samples, b: Samples) -> Samples:
-    return Samples(torch.cat([a.x, b.x]), torch.cat([a.y, b.y]), a.classes, a.names)
-
-
-def shadow_set(trial: Trial, seed: int, index: int) -> tuple[Samples, Tensor]:
+def shadow_set(trial: Trial, seed: int, index: int) -> tuple[Selection, Tensor]:
     """Choose the training set of one shadow: its rows, and which scored rows are among them (N,) bool.
 
     Shadows 2p and 2p + 1 get complementary halves of the scored rows, so that each row is IN half
@@ -73,14 +74,14 @@ def shadow_set(trial: Trial, seed: int, index: int) -> tuple[Samples, Tensor]:
     them are the target's own training rows, as for an adversary who knows nearly all of the data
     but not whether the scored rows are in it. The target is then itself a draw of this kind.
     """
-    n = len(trial.scored)
+    n = len(trial.members)
     order = torch.randperm(n, generator=generator(seed, "shadow", "half", index // 2))
     chosen = order[: n // 2] if index % 2 == 0 else order[n // 2 :]
     members = torch.zeros(n, dtype=torch.bool)
     members[chosen] = True
     wanted = max(0, trial.training_rows - len(chosen))
-    others = torch.randperm(len(trial.population), generator=generator(seed, "shadow", "rest", index))
-    return _join(trial.scored[members], trial.population[others[:wanted]]), members
+    others = torch.randperm(len(trial.pool) - n, generator=generator(seed, "shadow", "rest", index))[:wanted]
+    return Selection(trial.pool, torch.cat([chosen, n + others])), members
 
 
 def make_world(trial: Trial, case: Case, bench: Bench, tick: Tick) -> World:
@@ -91,8 +92,8 @@ def make_world(trial: Trial, case: Case, bench: Bench, tick: Tick) -> World:
             raise NotApplicable(
                 f"{case.method} trains shadow models, which needs a training recipe; none was given"
             )
-        models = _trained(trial, case, bench, k, tick)
-        n = len(trial.scored)
+        models = _trained(bench.recipe, trial, case, bench, k, tick)
+        n = len(trial.members)
         return [
             Shadow(ScoreOracle(Prepared(model), Ledger.empty(n)), shadow_set(trial, case.seed, i)[1])
             for i, model in enumerate(models)
@@ -101,25 +102,10 @@ def make_world(trial: Trial, case: Case, bench: Bench, tick: Tick) -> World:
     return World(trial.population, shadows)
 
 
-def _trained(trial: Trial, case: Case, bench: Bench, k: int, tick: Tick) -> list[Classifier]:
-    assert bench.recipe is not None
-    kind = f"shadow {bench.recipe.digest()} {case.data} {case.seed} {len(trial.scored)}"
+def _trained(recipe: Recipe, trial: Trial, case: Case, bench: Bench, k: int, tick: Tick) -> list[Classifier]:
+    kind = f"shadow {recipe.digest()} {case.data} {case.seed} {len(trial.members)}"
     missing = [i for i in range(k) if f"{kind} {i}" not in bench.cache]
-    for start in range(0, len(missing), CHUNK):
-        part = missing[start : start + CHUNK]
-        jobs = [
-            (bench.recipe, shadow_set(trial, case.seed, i)[0], seed_of(case.seed, "shadow", i)) for i in part
-        ]
-        trained = bench.train_many(jobs, tick=_part_of(tick, start, len(part), len(missing)))
-        for i, model in zip(part, trained, strict=True):
-            bench.cache[f"{kind} {i}"] = replace(model, device=bench.target.device)
+    jobs = [(recipe, shadow_set(trial, case.seed, i)[0], seed_of(case.seed, "shadow", i)) for i in missing]
+    for i, model in zip(missing, bench.train_many(jobs, tick=tick) if jobs else (), strict=True):
+        bench.cache[f"{kind} {i}"] = replace(model, device=bench.target.device)
     return [bench.cache[f"{kind} {i}"] for i in range(k)]
-
-
-def _part_of(tick: Tick, done: int, now: int, total: int) -> Tick:
-    """Report the progress of some of `total` trainings as progress of them all."""
-
-    def report(step: int, steps: int, values: Mapping[str, float], /) -> None:
-        tick(round(1000 * (done + now * step / max(1, steps))), 1000 * total, values)
-
-    return report

@@ -69,6 +69,8 @@ def _outcome(
     outcome = threat.require.judge(measured)
     doubts = sorted({f.code for f in flags} & SERIOUS)
     unfinished = [r.case.method for r in results if r.status == "failed"]
+    if "blind-baseline" in doubts:
+        return "inconclusive", "members can be told from others without the model, which says nothing about it"
     if outcome == "holds" and doubts:
         return "inconclusive", f"the number would hold, but a check failed: {', '.join(doubts)}"
     if outcome == "holds" and unfinished:

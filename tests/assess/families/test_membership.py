@@ -9,7 +9,10 @@ from torch import nn
 from casemate.assess.bench import Bench
 from casemate.assess.case import Case
 from casemate.assess.families.membership import measure
+from casemate.assess.plan import Ask, Threat
+from casemate.assess.result import Flag, Requirement, Result
 from casemate.assess.store import Store
+from casemate.assess.verdicts import draw
 from casemate.attacks.membership.lira import lira
 from casemate.attacks.membership.loss import loss
 from casemate.core.data import Samples
@@ -19,6 +22,7 @@ from casemate.core.registry import Entry, find
 from casemate.core.target import Classifier, Prepared
 from casemate.core.tick import ignore
 from casemate.ops.rng import generator
+from casemate.ops.stats import share
 
 CLASSES = 4
 
@@ -83,8 +87,7 @@ def codes(found) -> set[str]:
     return {flag.code for flag in found.flags}
 
 
-def test_an_overfitted_model_is_seen_through(bench):
-    """M3."""
+def test_M3_an_overfitted_model_is_seen_through(bench):
     found = answer(bench)
     assert found.metrics["auc"].value > 0.9
     assert found.metrics["tpr_at_1pct_fpr"].value > 0.2
@@ -94,16 +97,15 @@ def test_an_overfitted_model_is_seen_through(bench):
     assert shadowed.metrics["auc"].value > 0.9
 
 
-def test_more_overfitting_leaks_more(tmp_path):
-    """M6: after one pass, six and 120 over the same rows."""
+def test_M6_more_overfitting_leaks_more(tmp_path):
+    """After one pass, six and 120 over the same rows."""
     found = [answer(make_bench(tmp_path, recipe=replace(RECIPE, epochs=e))) for e in (1, 6, 120)]
     areas = [f.metrics["auc"] for f in found]
     assert areas[0].low <= 0.5 <= areas[0].high
     assert areas[0].high < areas[1].value < areas[1].high < areas[2].low
 
 
-def test_opposite_scores_mirror_the_auc(bench):
-    """M3."""
+def test_M3_opposite_scores_mirror_the_auc(bench):
     plain = answer(bench).metrics["auc"].value
     swapped = answer(bench, entry=spy(lambda *given, **settings: -loss(*given, **settings)))
     assert swapped.metrics["auc"].value == pytest.approx(1 - plain)
@@ -186,21 +188,37 @@ def test_the_same_case_gets_the_same_answer_from_a_fresh_start(tmp_path):
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_shift_between_the_two_kinds_is_told_from_memory(tmp_path):
-    """M4: test rows are lighter by 0.1 of the range. A model that has learnt nothing leaks nothing."""
+def test_M4_a_shift_between_the_two_kinds_is_told_from_memory(tmp_path):
+    """Test rows are lighter by 0.1 of the range. A model that has learnt nothing leaks nothing."""
     found = answer(make_bench(tmp_path, shift=0.1, recipe=replace(RECIPE, epochs=1)))
     assert "blind-baseline" in codes(found)
     assert found.baseline["auc"].low > 0.8
 
 
-def test_data_of_one_kind_raise_no_alarm(tmp_path):
+@pytest.mark.parametrize("tpr", [0.0, 0.5])
+def test_M4_no_verdict_is_drawn_where_the_blind_baseline_wins(tmp_path, tpr):
+    threat = Threat(
+        id="membership", title="Members", family="membership", attacks=(Ask(method="membership.loss"),),
+        require=Requirement(metric="tpr_at_1pct_fpr", at_most=0.05),
+    )  # fmt: skip
+    asked, store = case(), Store(tmp_path)
+    result = Result(
+        key=asked.key, case=asked, status="done", metrics={"tpr_at_1pct_fpr": share(int(1000 * tpr), 1000)}
+    )
+    clear = draw(threat, [result], store, [], (20,))
+    assert clear.outcome == ("falls" if tpr else "holds")
+    shifted = result.model_copy(update={"flags": (Flag(code="blind-baseline"),)})
+    assert draw(threat, [shifted], store, [], (20,)).outcome == "inconclusive"
+
+
+def test_M4_data_of_one_kind_raise_no_alarm(tmp_path):
     for seed in range(3):
         found = answer(make_bench(tmp_path, recipe=replace(RECIPE, epochs=1)), seed=seed)
         assert "blind-baseline" not in codes(found)
 
 
-def test_rates_that_so_few_rows_cannot_measure_are_flagged(bench, tmp_path):
-    """M5: 100 non-members allow one false alarm at 1% and none at 0.1%."""
+def test_M5_rates_that_so_few_rows_cannot_measure_are_flagged(bench, tmp_path):
+    """100 non-members allow one false alarm at 1% and none at 0.1%."""
     found = answer(bench)
     assert {"few-rows", "low-fpr-not-measurable"} <= codes(found)
     assert found.metrics["tpr_at_01pct_fpr"].low == 0

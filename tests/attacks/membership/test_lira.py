@@ -99,8 +99,8 @@ def test_the_global_variance_is_pooled_within_rows():
     assert own == pytest.approx([3 / 2**0.5, 3 / 8**0.5])
 
 
-def test_lira_reaches_the_best_possible_roc():
-    """M1. Who knows each row's hardness h sees N(h, 1) or N(h + 1, 1), so the best test thresholds
+def test_M1_lira_reaches_the_best_possible_roc():
+    """Who knows each row's hardness h sees N(h, 1) or N(h + 1, 1), so the best test thresholds
     s - h: AUC = Phi(1 / sqrt 2) = 0.760 and TPR at 1% = Phi(1 - z_0.99) = 0.092. With the means of 32
     signals each, the noise of the threshold adds 1/64 to the variance of 1, and the AUC loses about
     0.003; 2048 rows of each kind measure it to 0.0075 (one standard error). The loss attack sees
@@ -143,8 +143,8 @@ def test_nothing_is_found_where_nothing_is_memorised():
     assert low.low <= 0.01 <= low.high
 
 
-def test_swapping_who_is_a_member_mirrors_the_auc():
-    """M3, with the shadows told the opposite as well."""
+def test_M3_swapping_who_is_a_member_mirrors_the_auc():
+    """With the shadows told the opposite as well."""
     toy, truth = gaussian(16, gain=1.0, hardness=1.0)
     mirrored = Toy(toy.target, toy.shadows, ~toy.members)
     area, _ = rates(toy.attack(variance="global"), truth)

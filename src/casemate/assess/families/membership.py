@@ -26,7 +26,7 @@ FEWEST = 20  # rows of each kind that the blind baseline can learn from
 def measure(entry: Entry, case: Case, bench: Bench, tick: Tick) -> Measured:
     """Ask the attack about equally many training and test rows, and compare with the truth."""
     trial = draw_trial(_training_data(bench), bench.test, case.rows, case.seed)
-    r = len(trial.scored) // 2
+    r = len(trial.members) // 2
     if r < FEWEST:
         raise NotApplicable(f"membership needs {FEWEST} training and {FEWEST} test rows. Got {r} of each")
     blind = _blind(trial, case, bench)
@@ -74,7 +74,7 @@ def _training_data(bench: Bench) -> Samples:
 
 def _blind(trial: Trial, case: Case, bench: Bench) -> Tensor:
     """Scores of the model-free attacker, shared by the cases of a run."""
-    name = f"blind {case.data} {case.seed} {len(trial.scored)}"
+    name = f"blind {case.data} {case.seed} {len(trial.members)}"
     if name not in bench.cache:
         bench.cache[name] = blind_scores(trial.scored, trial.members, seed_of(case.seed, "blind"))
     scores: Tensor = bench.cache[name]
@@ -119,7 +119,7 @@ def _curve(members: np.ndarray, others: np.ndarray) -> Curve:
 
 
 def _flags(trial: Trial, blind: Tensor) -> tuple[Flag, ...]:
-    r = len(trial.scored) // 2
+    r = len(trial.members) // 2
     flags = []
     found, others = _apart(blind, trial.members)
     if roc.beats_chance(found, others):
