@@ -77,7 +77,7 @@ def harden(
     given = dict(old.options)
     plan = Plan.model_validate(given.pop("plan"))
     options = _options(given, workers)
-    data = load_data(options.data)
+    data = load_data(options.data, bounds=options.bounds)
     model = load_model(options.model, data.test, bounds=options.bounds, mean=options.mean, std=options.std,
                        device=options.device)  # fmt: skip
     store = Store(Path(out) / FOLDER)
@@ -104,8 +104,8 @@ def harden(
 
 
 def _options(given: dict[str, Any], workers: int | None) -> Options:
-    tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
-    options = Options(**tuples)
+    said: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+    options = Options(**said)
     return options if workers is None else replace(options, workers=workers)
 
 
@@ -242,8 +242,9 @@ def _again(
 
 
 def _without_shadows(threat: Threat) -> Threat | None:
-    """Ask of a membership threat only what needs no shadow models: those would need adversarial
-    training as well, which multiplies the time by their number.
+    """Ask of a membership threat only what needs no shadow models.
+
+    They would have to be trained with the defence as well, which costs its time once per shadow.
     """
     if threat.family != "membership":
         return None

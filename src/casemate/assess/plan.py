@@ -1,5 +1,6 @@
 """What is asked: threats, the attacks that try each, and what must hold."""
 
+import math
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
@@ -78,14 +79,12 @@ def customary_eps(norm: Norm, shape: tuple[int, ...]) -> float:
     1x28x28, growing with that number. l0: 2% of the positions.
     """
     colour = len(shape) == 3 and shape[0] == 3
-    size = 1
-    for side in shape:
-        size *= side
+    size = math.prod(shape)
     match norm:
         case "linf":
             return 8 / 255 if colour else 0.1
         case "l2":
-            return round((0.5 * (size / 3072) ** 0.5) if colour else (size / 784) ** 0.5, 3)
+            return round(0.5 * math.sqrt(size / 3072) if colour else math.sqrt(size / 784), 3)
         case "l1":
             return round(12 * size / 3072 if colour else 10 * size / 784, 3)
         case "l0":

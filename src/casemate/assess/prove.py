@@ -1,10 +1,12 @@
 """Run methods on their reference scenes: clean, random baseline, attack, bar, holds or not."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+import torch
 from pydantic import BaseModel, ConfigDict
 
 from casemate.assess.bench import Bench, Measured
@@ -222,15 +224,12 @@ def _bench(
     return Bench(target, prepared, test, train, recipe, pool.train_many, store, digests)
 
 
-def _case(entry: Entry, params: object, rows: int, seed: int, **settings: object) -> Case:
-    given = dict(params)  # type: ignore[call-overload]
+def _case(entry: Entry, params: Mapping[str, Any], rows: int, seed: int, **settings: Any) -> Case:
     return Case(
-        method=entry.id, version=entry.version, params=entry.validate(given), data="scene", rows=rows,
-        seed=seed, **settings,  # type: ignore[arg-type]
+        method=entry.id, version=entry.version, params=entry.validate(params), data="scene", rows=rows,
+        seed=seed, **settings,
     )  # fmt: skip
 
 
 def _some(train: Samples, count: int, seed: int) -> Samples:
-    import torch
-
     return train[torch.randperm(len(train), generator=generator(seed, "train rows"))[:count]]

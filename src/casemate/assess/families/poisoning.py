@@ -81,8 +81,8 @@ def _train(
     for name in missing:
         if not name.startswith("victim"):
             del bench.cache[name]
-    poisoned = _defended(case, bench, recipe, poisoned, poisons, train, seeds, tick)
-    return Victims(clean, poisoned, thinned, poisons)
+    defended = _defended(case, bench, recipe, poisoned, poisons, train, seeds, tick)
+    return Victims(clean, defended, thinned, poisons)
 
 
 def _defended(
@@ -191,7 +191,9 @@ def eligible(clean: Classifier, test: Samples, poison: Poison) -> Samples:
 def hits(model: Classifier, rows: Samples, poison: Poison) -> float:
     """Share of rows that a model gives to the target class once they carry the trigger."""
     assert poison.trigger is not None
-    return float((model.predict(poison.trigger(rows.x)).argmax(1) == poison.target).double().mean())
+    assert poison.target is not None
+    hit = model.predict(poison.trigger(rows.x)).argmax(1).eq(poison.target)
+    return float(hit.double().mean())
 
 
 def _few_victims(case: Case) -> tuple[Flag, ...]:
