@@ -84,7 +84,8 @@ def _npz(path: Path) -> tuple[Parts, tuple[str, ...]]:
     if not path.is_file():
         raise UsageError(f"The file of 'npz:{path}' does not exist.")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw:
+            file = np.load(raw, allow_pickle=False)
             arrays = dict(file) if isinstance(file, np.lib.npyio.NpzFile) else {}
     except (ValueError, OSError, EOFError, BadZipFile) as error:
         why = (

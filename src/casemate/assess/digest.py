@@ -29,13 +29,19 @@ def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
 
 
 def digest_net(net: nn.Module) -> str:
-    """Digest a net: its weights and buffers, its structure, and the source of its own classes.
+    """Digest a net: its weights and buffers, and its architecture."""
+    return digest(digest_architecture(net), digest_tensors(net.state_dict()))
+
+
+def digest_architecture(net: nn.Module) -> str:
+    """Digest a net's structure and the source of its own classes, without its weights.
 
     The source is in it because a changed `forward` with unchanged weights is another model.
     """
     # the addresses in the text of functions change with every start
     structure = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(net))
-    return digest(structure, digest_tensors(net.state_dict()), *_sources(net.modules()))
+    hooks = [repr(hook) for module in net.modules() for hook in module._forward_pre_hooks.values()]
+    return digest(structure, *_sources(net.modules()), *hooks)
 
 
 def _sources(modules: Iterable[nn.Module]) -> list[str]:

@@ -10,8 +10,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from torch import nn
-
 from casemate.core.errors import CasemateError, UsageError
 
 
@@ -127,36 +125,3 @@ def _blame(error: BaseException) -> str:
     if isinstance(error, SyntaxError) or not own:
         return text
     return f"{text} ({Path(own[-1].filename).name}, line {own[-1].lineno})"
-
-
-@dataclass(frozen=True)
-class Fresh:
-    """Maker of untrained nets: calls `build` and draws every weight anew.
-
-    `build` may return a trained net; whoever trains from scratch must not start from it.
-    """
-
-    build: Any
-
-    def __call__(self) -> nn.Module:
-        """Make an untrained net."""
-        net: nn.Module = self.build()
-        for module in net.modules():
-            reset = _reset(module)
-            if reset is not None:
-                reset()
-        return net
-
-
-def stuck(net: nn.Module) -> str:
-    """Name a layer whose weights cannot be drawn anew; empty where all can."""
-    for module in net.modules():
-        own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-        if own and any(p.requires_grad for p in own) and _reset(module) is None:
-            return type(module).__name__
-    return ""
-
-
-def _reset(module: nn.Module) -> Any:
-    """Method that draws the module's own weights anew, by either name that torch gives it."""
-    return getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)

@@ -12,8 +12,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.export.passes import move_to_device_pass
 
 from casemate.assess.archive import HOW_TO_CONVERT, checked_pt2, kind_of
+from casemate.assess.digest import digest
 from casemate.assess.query import in_batches
 from casemate.core.errors import UsageError
 
@@ -104,7 +106,7 @@ def load_exported(path: Path, device: torch.device) -> nn.Module:
             warnings.simplefilter("ignore")
             program = torch.export.load(checked)
             if device.type != "cpu":
-                program = torch.export.passes.move_to_device_pass(program, device)
+                program = move_to_device_pass(program, device)
             graph = program.module()
     except Exception as error:
         raise UsageError(f"{path.name} cannot be opened as torch.export: {_line(error)}.") from error
@@ -124,17 +126,23 @@ def load_torchscript(path: Path, device: torch.device) -> nn.Module:
             net: nn.Module = torch.jit.load(str(path), map_location=device)
     except Exception as error:
         raise UsageError(f"{path.name} cannot be opened as TorchScript: {_line(error)}.") from error
-    return net
+    # copies of weights that ask for gradients are no leaves and cannot be moved
+    for weight in net.parameters():
+        weight.requires_grad = False
+    # a plain module around it can be frozen and switched like any other
+    return nn.Sequential(net)
 
 
 @dataclass(frozen=True)
 class OnnxModel:
     """An ONNX file answered by onnxruntime: x (N, *S) to its first output.
 
-    `size` is the only batch size it takes, or None; `permute` brings x into its order of axes.
+    `content` is the digest of the file; `size` is the only batch size it takes, or None; `permute`
+    brings x into its order of axes.
     """
 
     path: str
+    content: str
     size: int | None = None
     permute: tuple[int, ...] = ()
 
@@ -144,14 +152,14 @@ class OnnxModel:
         return self._run(z) if self.size is None else in_batches(self._run, z, self.size)
 
     def _run(self, x: Tensor) -> Tensor:
-        session = _session(self.path)
+        session = _session(self.path, self.content)
         name = session.get_inputs()[0].name
         out = session.run(None, {name: x.float().cpu().contiguous().numpy()})[0]
         return torch.from_numpy(out).to(x)
 
 
 @lru_cache(maxsize=4)
-def _session(path: str) -> Any:
+def _session(path: str, content: str) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -164,9 +172,10 @@ def _session(path: str) -> Any:
 def load_onnx(path: Path, shape: tuple[int, ...]) -> OnnxModel:
     """Open an ONNX file for inputs of this shape; heights and widths may come before channels."""
     try:
-        session = _session(str(path.resolve()))
+        content = digest(*_onnx_bytes(path))
+        session = _session(str(path.resolve()), content)
     except ImportError:
-        raise UsageError(f"{path.name} needs onnxruntime: pip install 'casemate[onnx]'.") from None
+        raise UsageError(f"{path.name} needs onnx and onnxruntime: pip install 'casemate[onnx]'.") from None
     except Exception as error:
         raise UsageError(f"{path.name} cannot be opened as ONNX: {_line(error)}.") from error
     inputs = session.get_inputs()
@@ -176,7 +185,7 @@ def load_onnx(path: Path, shape: tuple[int, ...]) -> OnnxModel:
     if inputs[0].type != "tensor(float)":
         raise UsageError(f"The model in {path.name} must take float32 values. It takes {inputs[0].type}.")
     size = declared[0] if declared and isinstance(declared[0], int) else None
-    return OnnxModel(str(path.resolve()), size, _order(declared[1:], shape, path.name))
+    return OnnxModel(str(path.resolve()), content, size, _order(declared[1:], shape, path.name))
 
 
 def _order(declared: list[Any], shape: tuple[int, ...], name: str) -> tuple[int, ...]:
@@ -194,7 +203,7 @@ def _order(declared: list[Any], shape: tuple[int, ...], name: str) -> tuple[int,
     raise UsageError(f"The model in {name} takes inputs of shape {tuple(declared)}. The data has {shape}.")
 
 
-def onnx_bytes(path: Path) -> list[bytes]:
+def _onnx_bytes(path: Path) -> list[bytes]:
     """Bytes that decide what an ONNX model answers: the file, and weights that it keeps beside it."""
     import onnx
     from onnx.external_data_helper import ExternalDataInfo, uses_external_data

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from casemate.assess.digest import digest, digest_net
 from casemate.assess.result import Flag
 from casemate.assess.sources import find_model
+from casemate.assess.untrained import Normalise, Normalised
 from casemate.core.data import Samples
 from casemate.core.errors import UsageError
 from casemate.core.recipe import Recipe
@@ -75,7 +76,10 @@ def load_model(
         str((target.bounds, target.mean, target.std, target.outputs)), source.digest or digest_net(source.net)
     )
     name = spec if isinstance(spec, str) else type(source.net).__name__
-    return Loaded(target, source.make, name, seen, (*source.flags, *flags))
+    make = source.make
+    if make is not None and (mean or bounds != (0.0, 1.0)):
+        make = Normalised(make, Normalise(bounds, mean, std))
+    return Loaded(target, make, name, seen, (*source.flags, *flags))
 
 
 def _builtin(spec: str, data: Samples, device: torch.device) -> Loaded:

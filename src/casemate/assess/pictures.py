@@ -26,13 +26,14 @@ def read_folder(folder: Path) -> tuple[dict[str, tuple[Any, Any]], tuple[str, ..
     """
     if not folder.is_dir():
         raise UsageError(f"The folder of 'folder:{folder}' does not exist.")
-    parts = {"train": _child(folder, TRAIN), "test": _child(folder, TEST)}
-    if parts["test"] is None:
-        if parts["train"] is not None:
-            raise UsageError(f"The folder {folder} must have a part 'test' beside 'train'.")
-        parts["test"] = folder
-    names = _names(folder, parts["test"])
-    found = {part: _read_part(path, names) for part, path in parts.items() if path is not None}
+    train, test = _child(folder, TRAIN), _child(folder, TEST)
+    if train is not None and test is None:
+        raise UsageError(f"The folder {folder} must have a part 'test' beside 'train'.")
+    test = test or folder
+    names = _names(folder, test)
+    found = {"test": _read_part(test, names)}
+    if train is not None:
+        found["train"] = _read_part(train, names)
     sizes = {x.shape[1:] for x, _ in found.values()}
     if len(sizes) > 1:
         raise UsageError(

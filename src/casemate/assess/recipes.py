@@ -1,13 +1,18 @@
 """How a target is trained, as the user says it or as it is usual."""
 
 from dataclasses import replace
+from typing import Any
+
+import torch
 
 from casemate.assess.datasets import LoadedData
+from casemate.assess.digest import digest_architecture
 from casemate.assess.imported import parse_function
 from casemate.assess.models import Loaded
 from casemate.assess.result import Flag
 from casemate.core.errors import UsageError
 from casemate.core.recipe import Recipe
+from casemate.ops.rng import seeded
 
 SETTINGS = {"epochs": int, "batch": int, "lr": float, "weight_decay": float}
 
@@ -28,11 +33,11 @@ def load_recipe(spec: str | None, model: Loaded, data: LoadedData) -> tuple[Reci
         UsageError: the recipe cannot be had.
     """
     if spec is not None and ":" in spec:
-        return _own(spec), []
+        return named_by_content(_own(spec)), []
     settings = {} if spec is None else parse_settings(spec)
     known = model.recipe
     if known is None and model.make is not None:
-        known = Recipe(model.make, model.name)
+        known = named_by_content(Recipe(model.make, model.name))
     if known is None or data.train is None:
         if spec is not None:
             missing = "the model cannot be trained anew" if known is None else "there is no training data"
@@ -46,6 +51,13 @@ def load_recipe(spec: str | None, model: Loaded, data: LoadedData) -> tuple[Reci
     ]
 
 
+def named_by_content(recipe: Recipe) -> Recipe:
+    """Put a digest of the architecture into the name, since results are kept by it."""
+    with seeded(0, torch.device("cpu")):
+        net = recipe.make()
+    return replace(recipe, name=f"{recipe.name} {digest_architecture(net)[:16]}")
+
+
 def _own(spec: str) -> Recipe:
     function = parse_function(spec)
     if function is None:
@@ -56,9 +68,9 @@ def _own(spec: str) -> Recipe:
     return recipe
 
 
-def parse_settings(text: str) -> dict[str, float]:
+def parse_settings(text: str) -> dict[str, Any]:
     """Read settings of a recipe, "epochs=20,lr=0.001"."""
-    found: dict[str, float] = {}
+    found: dict[str, Any] = {}
     for item in text.split(","):
         name, _, value = (part.strip() for part in item.partition("="))
         if name not in SETTINGS:

@@ -12,10 +12,11 @@ from casemate.assess import model_files
 from casemate.assess.archive import HOW_TO_CONVERT, kind_of
 from casemate.assess.digest import digest
 from casemate.assess.hubs import hf_net, timm_net
-from casemate.assess.imported import Fresh, Function, parse_function, stuck
+from casemate.assess.imported import Function, parse_function
 from casemate.assess.query import QueryOnly
 from casemate.assess.remote import Endpoint, check_url, find_answer
 from casemate.assess.result import Flag
+from casemate.assess.untrained import Fresh, stuck
 from casemate.core.data import Samples
 from casemate.core.errors import UsageError
 from casemate.core.target import Classifier
@@ -117,7 +118,7 @@ def _file(spec: str, path: Path, data: Samples, device: torch.device) -> Source:
             model = model_files.load_onnx(path, data.shape)
             net = QueryOnly(model, f"The ONNX model {path.name}")
             flag = Flag(code="queries-only", detail="an ONNX file gives answers and no gradients")
-            return Source(net, None, digest(*model_files.onnx_bytes(path)), False, flags=(flag, *alone))
+            return Source(net, None, model.content, False, flags=(flag, *alone))
         case "safetensors":
             raise UsageError(f"{path.name} holds weights only; give --model file.py:function+{spec}.")
         case "pickle":
