@@ -396,7 +396,7 @@ def moves_rows_that_are_already_there(oracle, x, goal, budget, **settings):
 
 @breaks(evasion.does_not_count_what_is_no_number)
 def follows_gradients_that_are_no_numbers(oracle, x, goal, budget, *, steps, rng, tick):
-    return _steps(oracle, x, goal, budget, lambda g: budget.eps * steepest(g, "l2"), 3, tick)
+    return _steps(oracle, x, goal, budget, lambda g: budget.eps * g / per_row(g.flatten(1).abs().amax(1), g), 3, tick)
 
 
 @breaks(evasion.spends_what_it_declares)
@@ -431,12 +431,10 @@ def ignores_the_limit(oracle, x, goal, budget, **settings):
     return try_noise(oracle, x, goal, budget.model_copy(update={"queries": None}), **settings)
 
 
-@breaks(evasion.respects_a_limit_of_queries)
-def makes_a_ledger_of_its_own(oracle, x, goal, budget, **settings):
-    free = type(oracle)(Prepared(oracle.prepared.target), len(x))
-    found = climb(free, x, goal, budget.model_copy(update={"queries": None}), **settings)
-    oracle.ledger.queries += free.ledger.queries
-    return found
+@breaks(evasion.spends_what_it_declares)
+def hides_its_queries(oracle, x, goal, budget, **settings):
+    """Ask an oracle of its own, so that the ledger stays empty."""
+    return climb(type(oracle)(Prepared(oracle.prepared.target), len(x)), x, goal, budget, **settings)
 
 
 @breaks(evasion.stops_when_a_tick_raises)
