@@ -74,6 +74,7 @@ class Endpoint:
                 with _opener().open(request, timeout=self.timeout) as reply:
                     return _object(reply.read())
             except urllib.error.HTTPError as error:
+                error.close()
                 if error.code not in (429, 500, 502, 503, 504) or not left:
                     raise ConnectionError(f"{self.name} answered {error.code} {error.reason}.") from None
             except OSError as error:

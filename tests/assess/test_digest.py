@@ -1,0 +1,48 @@
+import torch
+from torch import nn
+
+from casemate.assess.digest import digest, digest_net, digest_tensors
+
+
+def test_parts_do_not_run_into_one_another():
+    assert digest("ab", "c") != digest("a", "bc") != digest("abc")
+
+
+def test_name_type_shape_and_bytes_count():
+    base = torch.tensor([1.0, 2.0])
+    variants = [
+        {"a": base},
+        {"b": base},
+        {"a": base[:, None]},
+        {"a": base.double()},
+        {"a": base.bfloat16()},
+        {"a": torch.tensor([1.0, 2.0000002])},
+        {"a": torch.tensor([1.0])[0]},
+    ]
+    assert len({digest_tensors(v) for v in variants}) == len(variants)
+
+
+def test_order_and_memory_layout_do_not_count():
+    matrix = torch.arange(6.0).view(2, 3)
+    turned = matrix.t().contiguous().t()
+    assert digest_tensors({"a": matrix, "b": matrix}) == digest_tensors({"b": turned, "a": turned})
+
+
+def test_a_changed_activation_changes_the_digest_of_a_net():
+    linear = nn.Linear(2, 2)
+    assert digest_net(nn.Sequential(linear, nn.ReLU())) != digest_net(nn.Sequential(linear, nn.Tanh()))
+
+
+class Told(nn.Module):
+    def __init__(self, thing: object) -> None:
+        super().__init__()
+        self.thing = thing
+
+    def extra_repr(self) -> str:
+        return f"{self.thing}"
+
+
+def test_addresses_in_memory_do_not_count():
+    one, other = Told(object()), Told(object())
+    assert repr(one) != repr(other)
+    assert digest_net(one) == digest_net(other)
