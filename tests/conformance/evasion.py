@@ -376,7 +376,7 @@ def spends_what_it_declares(s: Subject) -> None:
         setting = models.never_fooled(dtype=s.dtype, classes=classes)
         params = quick(s.entry)
         declared = s.entry.cost(s.entry.params.model_validate(params), classes)
-        ledger = s.attack(setting, queries=None if s.white_box else 10**6, **params).ledger
+        ledger = s.attack(setting, limit=None if s.white_box else 10**6, **params).ledger
         spent = list(zip(ledger.queries.tolist(), ledger.gradients.tolist(), strict=True))
         if declared.exact:
             assert spent == [(declared.queries, declared.gradients)] * 4
@@ -392,7 +392,7 @@ def respects_a_limit_of_queries(s: Subject) -> None:
     for limit in (1, 2, 7, 40):
         for setting in (models.linear(dtype=s.dtype), models.never_fooled(dtype=s.dtype)):
             with contextlib.suppress(*([QueryLimitReached] if s.white_box else [])):
-                done = s.attack(setting, queries=limit)
+                done = s.attack(setting, limit=limit)
                 assert int(done.ledger.queries.max()) <= limit
                 well_formed(s, setting, done, s.eps)
 

@@ -18,7 +18,7 @@ from conformance.models import Setting
 # radii at which most rows of the small models can be fooled
 EPS: dict[Norm, float] = {"linf": 0.1, "l2": 0.4, "l1": 1.2, "l0": 4}
 STEPS = 10
-QUERIES = 150
+QUERIES = 80
 
 
 def quick(entry: Entry) -> dict[str, Any]:
@@ -66,7 +66,7 @@ class Subject:
         goal: Goal | None = None,
         *,
         eps: float | None = None,
-        queries: int | None = None,
+        limit: int | None = None,
         rows: list[int] | None = None,
         seed: int = 0,
         tick: Tick = ignore,
@@ -75,13 +75,13 @@ class Subject:
     ) -> Attacked:
         """Run the method on all rows of a setting; `rows` names their random streams.
 
-        Methods without gradients get a limit of queries unless one is given.
+        Methods without gradients get a `limit` of queries unless one is given.
         """
-        if queries is None and not self.white_box:
-            queries = QUERIES
-        budget = Lp(norm=self.norm, eps=self.eps if eps is None else eps, queries=queries)
+        if limit is None and not self.white_box:
+            limit = QUERIES
+        budget = Lp(norm=self.norm, eps=self.eps if eps is None else eps, queries=limit)
         goal = Misclassify(setting.y) if goal is None else goal
-        ledger = Ledger.empty(len(setting.x), queries)
+        ledger = Ledger.empty(len(setting.x), limit)
         oracle = self.entry.access(prepared or Prepared(setting.target), ledger)
         streams = row_streams(seed, len(setting.x) if rows is None else rows)
         settings = self.entry.validate(quick(self.entry) | self.params | params)
