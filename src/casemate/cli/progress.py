@@ -51,6 +51,8 @@ class Lines:
         """Name the case that begins."""
         self._title = title
         self._started = self._said = self._clock()
+        if not self._done:
+            self._begun = self._started
         self._say(self._done + 1, f"{title} ...")
 
     def step(self, step: int, total: int, values: Mapping[str, float], /) -> None:

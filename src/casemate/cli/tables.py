@@ -35,8 +35,8 @@ def print_verdicts(assessment: Assessment) -> None:
     out.print(table)
     out.print()
     for verdict in assessment.verdicts:
-        if verdict.outcome != "holds" and verdict.why:
-            out.print(f"{escape(verdict.title)}: {escape(verdict.why)}.", markup=True)
+        if verdict.outcome in ("falls", "inconclusive"):
+            out.print(f"{verdict.title}: {OUTCOMES[verdict.outcome][0]}, {verdict.why}", markup=False)
     for method, reason in [pair for verdict in assessment.verdicts for pair in verdict.not_tried]:
         out.print(f"{method} was not tried: {reason}", markup=False)
     for flag in assessment.checks:
@@ -48,7 +48,7 @@ def _row(verdict: Verdict) -> tuple[str, ...]:
     colour = COLOURS[verdict.outcome]
     outcome = f"[{colour}]{sign} {words}[/{colour}]"
     if verdict.measured is None:
-        return escape(verdict.title), outcome, "", "", ""
+        return escape(verdict.title), outcome, f"[bright_black]{escape(verdict.why)}[/bright_black]", "", ""
     described = metric(verdict.metric)
     measured = f"{described.title.lower()} {number(verdict.measured.value, described.unit)}"
     measured += f" ({interval(verdict.measured, described.unit)})"

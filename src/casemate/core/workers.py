@@ -8,7 +8,9 @@ jobs that run in this process get a single thread as well.
 import multiprocessing
 import os
 import pickle
+import signal
 import sys
+import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -161,7 +163,7 @@ class _Hand:
         context = multiprocessing.get_context("spawn")
         self.pipe, far = context.Pipe()
         self.process = context.Process(target=serve, args=(far,), daemon=True)
-        with _without_main():
+        with _without_main(), _deaf_to_interrupts():
             self.process.start()
         far.close()  # the pipe must end with the process
         self.alive = True
@@ -284,6 +286,22 @@ def _inputs(data: Samples | Selection) -> Tensor:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Start processes that ignore interrupts from their first moment, also while they import.
+
+    An interrupt from the keyboard reaches them as well as this process, which stops them.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    former = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, former)
 
 
 @contextmanager
