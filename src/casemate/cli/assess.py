@@ -12,6 +12,7 @@ from casemate.core.errors import UsageError
 
 
 def command(
+    context: typer.Context,
     plan: Annotated[
         Path | None, typer.Argument(metavar="[PLAN.toml]", help="Plan in TOML; without one a preset is used.")
     ] = None,
@@ -94,7 +95,7 @@ def command(
             found = library.assess(
                 model, data, plan=plan or preset or "quick", out=out, seed=seed, device=device, only=only, rows=rows,
                 recipe=recipe, workers=workers, bounds=box, mean=means, std=deviations,
-                command=shlex.join(["casemate", *sys.argv[1:]]), progress=progress,
+                command=shlex.join(["casemate", *context.obj]), progress=progress,
             )  # fmt: skip
     except KeyboardInterrupt:
         raise Interrupted(_kept(out)) from None

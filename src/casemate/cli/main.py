@@ -41,8 +41,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code; what went wrong is one line on standard error."""
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        code = app(arguments, prog_name="casemate", standalone_mode=False)
+        code = app(given, prog_name="casemate", standalone_mode=False, obj=given)
         sys.stdout.flush()
     except UsageError as error:
         return _say(str(error), 2)
