@@ -108,6 +108,24 @@ FLAGS = {
         "sequence, not for this attack alone.",
         "Compare single attacks only in a plan without a chain.",
     ),
+    "more-classes": Explanation(
+        "The model knows more classes than the data",
+        "The model has more outputs than the data has labels. Label i was taken to mean output i; where that is "
+        "wrong, every number here is wrong.",
+        "Check that accuracy without an adversary is what you expect.",
+    ),
+    "no-recipe": Explanation(
+        "The model cannot be trained anew",
+        "Poisoning and some leaks can only be judged by training models like the target. How that is done is "
+        "not known, so those threats were not tested, or with a stand-in.",
+        "Hand over a function that makes an untrained model, and the training recipe.",
+    ),
+    "queries-only": Explanation(
+        "The target gives answers only",
+        "Attacks that need gradients could not be run. An adversary who has the model itself can do more "
+        "than what was tried here.",
+        "Assess the model from its weights as well, if you have them.",
+    ),
     "surrogate-recipe": Explanation(
         "Trained by a stand-in recipe",
         "How the target was trained is not known. Models were trained by a usual recipe for such data instead.",

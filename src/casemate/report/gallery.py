@@ -27,7 +27,13 @@ LABELS = {
 def galleries(
     store: Store, results: Sequence[Result], first: Sequence[str], names: Sequence[str]
 ) -> tuple[dict[str, Gallery], dict[str, str]]:
-    """Draw the examples of all results, those in `first` first, until the report is large enough.
+    """Draw the examples of all results until the report is large enough.
+
+    Args:
+        store: where the evidence is.
+        results: the answers.
+        first: keys of those whose examples matter most; they are drawn first.
+        names: names of the classes, may be empty.
 
     Returns:
         Galleries by key, and by key the reasons why there is none where one was to be expected.
@@ -84,7 +90,7 @@ def draw(result: Result, arrays: Mapping[str, np.ndarray], names: Sequence[str])
         return f"Inputs of shape {shape} are not drawn."
     change = np.nan_to_num(after - before)
     most = float(np.abs(change).max(initial=0.0))
-    factor = max((n for n in NICE if n * most <= 0.5), default=1) if most else 1
+    factor = max((n for n in NICE if n * most <= 0.5 + 1e-6), default=1) if most else 1
     block = _block(before.shape)
     layers = [_pixels(values, block) for values in (before, after, 0.5 + factor * change)]
     count = min(MOST, len(before), max(2, CASE_BYTES // (3 * layers[0][0].size)))

@@ -116,9 +116,9 @@ def _price(assessment: Assessment, price: Mapping[str, Any], before: Assessment 
     kept = price.get("before")
     old = before.clean_accuracy if before else None
     old = old or _estimate(kept.get("clean_accuracy") if isinstance(kept, Mapping) else None)
-    changes = [
-        Change(name="Accuracy without adversary", before=_share(old), after=_share(assessment.clean_accuracy))
-    ]
+    new = assessment.clean_accuracy
+    note = READINGS[_compared(old, new, "accuracy")]
+    changes = [Change(name="Accuracy without adversary", before=_share(old), after=_share(new), note=note)]
     if isinstance(price.get("training_seconds"), int | float):
         seconds = words.duration(float(price["training_seconds"]))
         changes.append(Change(name="Time to train all candidates", before="", after=seconds))

@@ -9,7 +9,7 @@ from casemate.report.model import CaseView, Number, VerdictView, View
 def markdown(view: View) -> str:
     """Write the report; everything that came from outside is escaped."""
     parts = [f"# {_plain(view.title)}", _answers(view), _facts(view.facts)]
-    parts += ["## Verdicts", _verdicts(view.verdicts), *_troubles(view), *_tried(view.verdicts)]
+    parts += ["## Verdicts", _verdicts(view), *_tried(view.verdicts)]
     parts += ["## Sanity checks", _checks(view), *_hardening(view), *_curves(view)]
     parts += ["## Cases", *(part for case in view.cases for part in _case(case))]
     parts += ["## How to reproduce", _command(view.command), _facts(view.reproduce)]
@@ -50,33 +50,26 @@ def _facts(facts: Iterable[tuple[str, str]]) -> str:
     return "\n".join(f"- {_plain(name)}: {_plain(value)}" for name, value in facts)
 
 
-def _verdicts(verdicts: Sequence[VerdictView]) -> str:
-    if not verdicts:
-        return "Nothing was asked."
+def _verdicts(view: View) -> str:
+    """Write the verdicts, worst first; cases without an answer stand above those that hold."""
     columns = ("Outcome", "Threat", "Measured", "Random baseline", "Clean", "Required", "Adversary", "Why")
-    return table(
-        columns,
-        (
-            (
-                f"{v.symbol} {v.word}",
-                v.title,
-                f"{v.metric}: {_number(v.measured)}" if v.measured else "",
-                _number(v.baseline),
-                _number(v.clean, f"{v.clean_title} " if v.clean_title else ""),
-                v.requirement,
-                "; ".join(part for part in (v.budget, v.access) if part),
-                v.why,
-            )
-            for v in verdicts
-        ),
+    rows = [_verdict(verdict) for verdict in view.verdicts if verdict.outcome != "holds"]
+    rows += [(f"! {t.kind.lower()}", t.name, "", "", "", "", "", t.reason) for t in view.troubles]
+    rows += [_verdict(verdict) for verdict in view.verdicts if verdict.outcome == "holds"]
+    return table(columns, rows) if rows else "Nothing was asked."
+
+
+def _verdict(v: VerdictView) -> tuple[str, ...]:
+    return (
+        f"{v.symbol} {v.word}",
+        v.title,
+        f"{v.metric}: {_number(v.measured)}" if v.measured else "",
+        _number(v.baseline),
+        _number(v.clean, f"{v.clean_title} " if v.clean_title else ""),
+        v.requirement,
+        "; ".join(part for part in (v.budget, v.access) if part),
+        v.why,
     )
-
-
-def _troubles(view: View) -> list[str]:
-    if not view.troubles:
-        return []
-    rows = ((t.kind, t.name, t.reason) for t in view.troubles)
-    return ["### Failed, skipped or missing", table(("What", "Case", "Reason"), rows)]
 
 
 def _tried(verdicts: Sequence[VerdictView]) -> list[str]:

@@ -52,7 +52,7 @@ def build(folder: Path, formats: Sequence[str]) -> list[Path]:
     unknown = [name for name in formats if name not in FORMATS]
     if unknown:
         raise UsageError(f"The report format must be one of {', '.join(FORMATS)}. Got '{unknown[0]}'.")
-    shown = view(_read(Path(folder)), {entry.id: entry for entry in entries()})
+    shown = view(gather(Path(folder)), {entry.id: entry for entry in entries()})
     written = []
     for name in dict.fromkeys(formats):
         file, write = FORMATS[name]
@@ -62,7 +62,7 @@ def build(folder: Path, formats: Sequence[str]) -> list[Path]:
     return written
 
 
-def _read(folder: Path) -> Found:
+def gather(folder: Path) -> Found:
     """Gather what the folder holds and note what is missing."""
     store = Store(folder)
     assessment = store.assessment()
