@@ -167,7 +167,8 @@ def _params(run: Callable[..., Any], hints: Mapping[str, Any], args: Mapping[str
     fields: dict[str, Any] = {}
     for name, parameter in inspect.signature(run).parameters.items():
         if parameter.kind is parameter.KEYWORD_ONLY and name not in HARNESS:
-            fields[name] = (hints[name], Field(default=parameter.default, description=args.get(name, "")))
+            default = ... if parameter.default is parameter.empty else parameter.default
+            fields[name] = (hints[name], Field(default=default, description=args.get(name, "")))
     config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
     return create_model(f"{run.__name__}_params", __config__=config, **fields)
 
