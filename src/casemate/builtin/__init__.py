@@ -1,0 +1,1 @@
+"""Data sets, nets and targets that come with casemate."""
