@@ -22,6 +22,9 @@ def blind_scores(scored: Samples, members: Tensor, seed: int) -> Tensor:
         scored: the rows (N).
         members: which of them are members (N,) bool, at least five of each kind.
         seed: decides folds, features and trees.
+
+    Returns:
+        Scores (N,) in (0, 1], each from models that have not seen the row.
     """
     # scikit-learn takes a second to import; only a membership case pays for it
     from sklearn.ensemble import ExtraTreesClassifier

@@ -14,6 +14,9 @@ def mcnemar(lost: int, won: int) -> float:
     Args:
         lost: rows that were good before and are bad after.
         won: rows that were bad before and are good after.
+
+    Returns:
+        The p-value; 1 where nothing changed.
     """
     if lost + won == 0:
         return 1.0
@@ -85,6 +88,9 @@ def welch(before: Estimate, after: Estimate, runs: tuple[int, int]) -> tuple[Est
         before: mean with Student's interval, which may have been cut to a range on one side.
         after: likewise.
         runs: number of runs behind each, at least two.
+
+    Returns:
+        The difference after - before, and its two-sided p-value.
     """
     variances = [
         (max(e.high - e.value, e.value - e.low) / float(_stats.t.ppf(0.975, k - 1))) ** 2
