@@ -56,7 +56,9 @@ def write(name: str, how: Recipe, extra: Mapping[str, str]) -> None:
         f"accuracy under {STEPS} steps of margin PGD at linf 0.1": share(attacked(model, test)),
         **extra,
     }
-    save_file(weights, FOLDER / f"{name}.safetensors", metadata=made)
+    path = FOLDER / f"{name}.safetensors"
+    save_file(weights, path, metadata=made)
+    path.chmod(0o644)  # it is written for its owner only
     print(made)
 
 
