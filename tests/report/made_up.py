@@ -37,9 +37,13 @@ def gallery(x: torch.Tensor, x_adv: torch.Tensor, y: list[int], given: list[int]
     }
 
 
-def evasion(method: str, left: int, budget: Lp, params: dict[str, object], **more: object) -> Result:
+def evasion(
+    method: str, left: int, budget: Lp, params: dict[str, object], after: tuple[str, ...] = (), **more: object
+) -> Result:
     n, right = 200, 172
-    case = Case(method=method, version=1, params=params, target="aa11", data="bb22", budget=budget, rows=n)
+    case = Case(
+        method=method, version=1, params=params, target="aa11", data="bb22", budget=budget, rows=n, after=after
+    )  # fmt: skip
     fields = {
         "headline": "robust_accuracy",
         "metrics": {
@@ -151,6 +155,7 @@ def fill(
     fgsm = evasion("evasion.fgsm", 108, LINF, {"loss": "ce"})
     pgd = evasion(
         "evasion.pgd", 24, LINF, {"steps": 40, "loss": "margin"},
+        after=(fgsm.key,),
         flags=(Flag(code="eight-bit-gap", detail="2.5% of the rows stand again"), Flag(code="made-up-code", detail=hostile)),
     )  # fmt: skip
     square = absent("evasion.square", "failed", f"RuntimeError: out of memory {hostile}".strip(), LINF)

@@ -28,7 +28,7 @@ def verdict(value: float, **settings: object) -> VerdictView:
     )  # fmt: skip
     fields |= {
         "outcome": "holds", "measured": found, "baseline": found, "clean": None, "on_scale": True, "bound": 0.5,
-        "at_least": True, "tried": (), "not_tried": (), "doubts": (),
+        "at_least": True, "tried": (), "not_tried": (), "doubts": (), "chained": False,
     }  # fmt: skip
     return VerdictView.model_validate(fields | settings)
 

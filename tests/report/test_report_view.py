@@ -113,6 +113,17 @@ def test_the_examples_of_the_most_harmful_case_of_a_threat_open_the_report(
     ]  # fmt: skip
 
 
+def test_a_chain_of_attacks_is_told_as_one(found: Found, entries: dict[str, Entry]) -> None:
+    """FGSM fools 64 of 172 rows and PGD 84 of those left: PGD's examples are shown, its number is the chain's."""
+    shown = view(found, entries)
+    linf, other = (next(v for v in shown.verdicts if v.threat == t) for t in ("evasion-linf", "evasion-l2"))
+    assert linf.chained
+    assert not other.chained
+    assert shown.shown[0].startswith("evasion-pgd")
+    (case,) = [c for c in shown.cases if c.name == "pgd"]
+    assert [tried.name for tried in case.after] == ["fgsm"]
+
+
 def test_a_paper_is_cited_once_for_all_its_methods(found: Found, entries: dict[str, Entry]) -> None:
     first = view(found, entries).references[0]
     assert first.methods == ("evasion.fgsm", "evasion.pgd")

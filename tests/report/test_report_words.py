@@ -24,16 +24,15 @@ def test_numbers_are_written_in_their_unit(value: float, unit: words.Unit, text:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"),
-    [(0.5214, "52%"), (0.12, "12%"), (0.014, "1.4%"), (0.988, "98.8%"), (0.0, "0%"), (1.0, "100%")],
+    ("value", "text"), [(0.525, "52.5%"), (0.12, "12%"), (0.014, "1.4%"), (0.0, "0%"), (1.0, "100%")]
 )
-def test_sentences_round_to_whole_per_cents_but_not_at_the_ends(value: float, text: str) -> None:
-    """At 98.8% or 1.4% a whole per cent would be a large part of what is left."""
-    assert words.rounded(value) == text
+def test_sentences_give_the_number_of_the_table_without_a_needless_zero(value: float, text: str) -> None:
+    assert words.short(value) == text
 
 
-def test_sentences_round_points_too() -> None:
-    assert words.rounded(0.214, "points") == "21 points"
+def test_sentences_shorten_points_too() -> None:
+    assert words.short(0.21, "points") == "21 points"
+    assert words.short(10.0, "plain") == "10"
 
 
 def test_one_run_has_no_interval() -> None:

@@ -84,6 +84,7 @@ def _curve(axes: "Axes", line: Line, i: int, chart: Chart) -> None:
     axes.plot(
         x, y, color=colour, lw=1.7, ls=DASHES[i % len(DASHES)], label=line.name, marker=MARKERS[i % len(MARKERS)],
         ms=4, markevery=(i * every // 6, every), drawstyle="steps-post" if chart.diagonal else "default",
+        clip_on=chart.log,
     )  # fmt: skip
 
 

@@ -73,7 +73,11 @@ def _verdict(v: VerdictView) -> tuple[str, ...]:
 
 
 def _tried(verdicts: Sequence[VerdictView]) -> list[str]:
-    rows = [(v.title, "tried", t.name, _number(t.number)) for v in verdicts for t in v.tried]
+    rows = [
+        (v.title, "tried on what was left" if v.chained and i else "tried", t.name, _number(t.number))
+        for v in verdicts
+        for i, t in enumerate(v.tried)
+    ]
     rows += [(v.title, "not tried", left.name, left.reason) for v in verdicts for left in v.not_tried]
     return (
         ["### What was tried, and what not", table(("Threat", "", "Method", "Result or reason"), rows)]

@@ -52,7 +52,8 @@ class VerdictView(_Frozen):
 
     `bound` and `at_least` are the requirement as a number, where it could be read. `clean_title`
     names the metric of `clean` where it is another one than the verdict's. `on_scale` tells that the
-    numbers are shares, so that they can be drawn on one scale.
+    numbers are shares, so that they can be drawn on one scale. `chained` tells that each case of
+    `tried` got only what those before it had left.
     """
 
     threat: str
@@ -75,6 +76,7 @@ class VerdictView(_Frozen):
     budget: str
     access: str
     tried: tuple[Tried, ...]
+    chained: bool
     not_tried: tuple[Left, ...]
     doubts: tuple[Doubt, ...]
 

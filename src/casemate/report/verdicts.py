@@ -47,6 +47,7 @@ def verdict_view(verdict: Verdict, results: Mapping[str, Result], names: Mapping
         budget=_budget(verdict, results),
         access=_access(verdict.access),
         tried=tried,
+        chained=any(results[key].case.after for key in verdict.tried if key in results),
         not_tried=tuple(Left(name=name, reason=reason) for name, reason in verdict.not_tried),
         doubts=tuple(doubt(flag) for flag in verdict.flags),
     )
@@ -169,7 +170,7 @@ def _finding(view: VerdictView, verdict: Verdict) -> str:
     if verdict.measured is None or view.measured is None:
         return ""
     kind = words.metric(verdict.metric)
-    value = words.rounded(verdict.measured.value, kind.unit)
+    value = words.short(verdict.measured.value, kind.unit)
     asked = f"; {view.requirement} is required" if view.requirement else ""
     return f"{value} {kind.says} (95% interval {view.measured.interval}, n = {view.measured.n:,}){asked}."
 
@@ -177,6 +178,9 @@ def _finding(view: VerdictView, verdict: Verdict) -> str:
 def _tally(own: Sequence[tuple[VerdictView, Verdict]]) -> str:
     if len(own) < 2:
         return ""
+    if len({verdict.outcome for _, verdict in own}) == 1:
+        outcome = own[0][1].outcome
+        return "" if outcome == "not_tested" else f"All {len(own)} threats {_verb(outcome, len(own))}."
     counts = [(sum(v.outcome == outcome for _, v in own), outcome) for outcome in ORDER]
     parts = [f"{count} {_verb(outcome, count)}" for count, outcome in counts if count]
     return f"Of {len(own)} threats {_and(parts)}."

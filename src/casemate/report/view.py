@@ -68,21 +68,22 @@ def view(found: Found, entries: Mapping[str, Entry]) -> View:
 
 def shown_first(assessment: Assessment, results: Sequence[Result]) -> list[str]:
     """Keys of the cases whose examples open the report: the most harmful of each threat."""
-    by_key = {result.key: result for result in results if result.evidence}
+    by_key = {result.key: result for result in results}
     chosen = []
     for verdict in assessment.verdicts:
-        own = [by_key[key] for key in verdict.tried if key in by_key and by_key[key].headline]
+        own = [by_key[key] for key in verdict.tried if key in by_key and by_key[key].evidence]
         if own:
-            chosen.append(max(own, key=_harm).key)
+            chosen.append(max(own, key=lambda r: _harm(r, by_key)).key)
     return list(dict.fromkeys(chosen))
 
 
-def _harm(result: Result) -> float:
-    name = "success_rate" if "success_rate" in result.metrics and not result.case.after else result.headline
-    if name not in result.metrics:
-        return float("-inf")
-    value = result.metrics[name].value
-    harm = -value if words.metric(name).safer == "high" else value
+def _harm(result: Result, by_key: Mapping[str, Result]) -> float:
+    """How much a case did by itself; in a chain, what it added to those before it."""
+    name = "success_rate" if "success_rate" in result.metrics else result.headline
+    sign = -1 if words.metric(name).safer == "high" else 1
+    before = [by_key[key].metrics for key in result.case.after if key in by_key]
+    done = max((sign * metrics[name].value for metrics in before if name in metrics), default=0.0)
+    harm = sign * result.metrics[name].value - done if name in result.metrics else float("-inf")
     return harm if harm == harm else float("-inf")
 
 

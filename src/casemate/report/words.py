@@ -105,11 +105,9 @@ def interval(estimate: Estimate, unit: Unit = "share") -> str:
     return f"{low} to {number(estimate.high, unit)}"
 
 
-def rounded(value: float, unit: Unit = "share") -> str:
-    """Write a number for a sentence: whole per cents, save where those would mislead."""
-    text = number(value, unit)
-    exact = unit == "plain" or math.isnan(value) or abs(value) < 0.0995 or 0.9 < value < 1
-    return text.replace(".0", "", 1) if exact else re.sub(r"-?\d+\.\d", f"{100 * value:.0f}", text)
+def short(value: float, unit: Unit = "share") -> str:
+    """Write a number for a sentence: as in tables, without a zero behind the point."""
+    return number(value, unit).replace(".0%", "%").replace(".0 points", " points")
 
 
 def duration(seconds: float) -> str:
