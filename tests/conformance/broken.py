@@ -396,7 +396,9 @@ def moves_rows_that_are_already_there(oracle, x, goal, budget, **settings):
 
 @breaks(evasion.does_not_count_what_is_no_number)
 def follows_gradients_that_are_no_numbers(oracle, x, goal, budget, *, steps, rng, tick):
-    return _steps(oracle, x, goal, budget, lambda g: budget.eps * g / per_row(g.flatten(1).abs().amax(1), g), 3, tick)
+    return _steps(
+        oracle, x, goal, budget, lambda g: budget.eps * g / per_row(g.flatten(1).abs().amax(1), g), 3, tick
+    )
 
 
 @breaks(evasion.spends_what_it_declares)
@@ -462,7 +464,9 @@ def starts_counting_anew(oracle, x, goal, budget, *, steps, rng, tick):
 
 @breaks(evasion.ticks_in_order)
 def reports_tensors(oracle, x, goal, budget, *, steps, rng, tick):
-    return climb(oracle, x, goal, budget, steps=steps, rng=rng, tick=lambda i, n, v: tick(i, n, {"x": x.sum()}))
+    return climb(
+        oracle, x, goal, budget, steps=steps, rng=rng, tick=lambda i, n, v: tick(i, n, {"x": x.sum()})
+    )
 
 
 def does_nothing(oracle, x, goal, budget, **settings):
@@ -470,7 +474,11 @@ def does_nothing(oracle, x, goal, budget, **settings):
     return x.detach().clone()
 
 
-for _promise in (evasion.beats_noise_of_the_same_size, evasion.fools_an_easy_model, evasion.grants_a_target_class):
+for _promise in (
+    evasion.beats_noise_of_the_same_size,
+    evasion.fools_an_easy_model,
+    evasion.grants_a_target_class,
+):
     breaks(_promise)(does_nothing)
 
 

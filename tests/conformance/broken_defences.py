@@ -44,9 +44,7 @@ def noise(recipe: Recipe, /, *, scale: Annotated[float, Gt(0)] = 0.1) -> Recipe:
     return replace(recipe, batch_loss=Noisy(scale))
 
 
-def residuals(
-    model: Classifier, data: Samples, /, *, rng: Generator, tick: Tick = ignore
-) -> Tensor:
+def residuals(model: Classifier, data: Samples, /, *, rng: Generator, tick: Tick = ignore) -> Tensor:
     """Keep the 90% of the rows of each class that lie nearest its median input."""
     keep = torch.ones(len(data), dtype=torch.bool)
     for label in range(data.classes):

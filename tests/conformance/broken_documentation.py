@@ -46,7 +46,7 @@ def breaks(promise: Check, *papers: Paper) -> Callable[[Callable[..., Any]], Cal
 
 @breaks(documentation.has_a_first_line_that_stands_alone)
 def without_a_full_stop(clean: Samples, budget: PoisonBudget, /, *, rng: Generator) -> Poison:
-    """Poison nothing at all"""  # noqa: D400, D415
+    """Poison nothing at all"""
 
 
 @breaks(documentation.has_a_first_line_that_stands_alone)

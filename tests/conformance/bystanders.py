@@ -33,7 +33,9 @@ def untouched() -> Iterator[None]:
         yield
     assert torch.equal(torch.get_rng_state(), torch_), "torch's random state changed"
     after = np.random.get_state()  # noqa: NPY002
-    assert all(np.array_equal(a, b) for a, b in zip(after, numpy_, strict=True)), "numpy's random state changed"
+    assert all(np.array_equal(a, b) for a, b in zip(after, numpy_, strict=True)), (
+        "numpy's random state changed"
+    )
     assert random.getstate() == python, "python's random state changed"
     assert said.getvalue() == "", "a method prints"
 

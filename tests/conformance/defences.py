@@ -39,7 +39,9 @@ def check(family: str) -> Callable[[Check], Check]:
 def quick(entry: Entry, **params: Any) -> dict[str, Any]:
     """Parameters with every count reduced."""
     fields = entry.params.model_fields
-    return entry.validate({n: 5 for n, f in fields.items() if type(f.default) is int and f.default > 5} | params)
+    return entry.validate(
+        {n: 5 for n, f in fields.items() if type(f.default) is int and f.default > 5} | params
+    )
 
 
 # --- nets and data --------------------------------------------------------------------------------

@@ -57,7 +57,10 @@ def cases(entry: Entry) -> list[tuple[Subject, Check]]:
     """List what must be checked of a method: each norm, precision and promise that applies."""
     subjects = [Subject(entry, norm, dtype) for norm in EPS if norm in entry.norms for dtype in BOTH]
     return [
-        (s, c) for s in subjects for c, promise in CHECKS.items() if s.dtype in promise.dtypes and promise.only(s)
+        (s, c)
+        for s in subjects
+        for c, promise in CHECKS.items()
+        if s.dtype in promise.dtypes and promise.only(s)
     ]
 
 
@@ -380,7 +383,9 @@ def spends_what_it_declares(s: Subject) -> None:
         spent = list(zip(ledger.queries.tolist(), ledger.gradients.tolist(), strict=True))
         if declared.exact:
             assert spent == [(declared.queries, declared.gradients)] * 4
-        assert all(q <= declared.queries and g <= declared.gradients for q, g in spent), f"{spent} > {declared}"
+        assert all(q <= declared.queries and g <= declared.gradients for q, g in spent), (
+            f"{spent} > {declared}"
+        )
 
 
 @check()
@@ -449,7 +454,7 @@ def does_not_weaken_as_the_ball_grows(s: Subject) -> None:
     hits = [s.hits(setting, eps=eps) for eps in radii]
     # searches without gradients start elsewhere in another ball
     slack = 0 if s.white_box else 1
-    assert all(later >= earlier - slack for earlier, later in zip(hits, hits[1:], strict=False)), hits
+    assert all(later >= earlier - slack for earlier, later in pairwise(hits)), hits
 
 
 @check(CLOSE, only=lambda s: "steps" in s.entry.params.model_fields)

@@ -93,12 +93,21 @@ def setting(n: int = 60, classes: int = 4, bonus: float = 4.0) -> Setting:
     return Setting(target, rows, members, bonus, [])
 
 
-def score(entry: Entry, given: Setting, seed: int = 0, tick: Tick = ignore, ledger: Ledger | None = None, **params: Any) -> Tensor:
+def score(
+    entry: Entry,
+    given: Setting,
+    seed: int = 0,
+    tick: Tick = ignore,
+    ledger: Ledger | None = None,
+    **params: Any,
+) -> Tensor:
     """Run a membership attack and check the form of what it returns."""
     n = len(given.rows)
     oracle = entry.access(given.target, n if ledger is None else ledger)
     settings = entry.validate(params)
-    scores = entry.run(oracle, given.rows.x, given.rows.y, given.world, rng=generator(seed), tick=tick, **settings)
+    scores = entry.run(
+        oracle, given.rows.x, given.rows.y, given.world, rng=generator(seed), tick=tick, **settings
+    )
     assert scores.shape == (n,)
     assert scores.is_floating_point()
     assert not scores.requires_grad

@@ -113,7 +113,12 @@ def conv(n: int = 6, dtype: torch.dtype = torch.float64, classes: int = 4) -> Se
     """A convolutional net with batch normalisation and dropout, in evaluation mode."""
     with seeded(6):
         net = nn.Sequential(
-            nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.3), nn.Flatten(), nn.Linear(48, classes)
+            nn.Conv2d(2, 4, 3),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.Dropout(0.3),
+            nn.Flatten(),
+            nn.Linear(48, classes),
         )
     net[1].running_mean.fill_(0.1)
     net[1].running_var.fill_(0.3)
@@ -205,7 +210,11 @@ def state(net: nn.Module) -> dict[str, object]:
     seen: dict[str, object] = {}
     for name, module in net.named_modules():
         seen[f"{name} training"] = module.training
-        seen[f"{name} hooks"] = (len(module._forward_hooks), len(module._backward_hooks), len(module._forward_pre_hooks))
+        seen[f"{name} hooks"] = (
+            len(module._forward_hooks),
+            len(module._backward_hooks),
+            len(module._forward_pre_hooks),
+        )
         seen[f"{name} type"] = type(module)
     for name, value in [*net.named_parameters(), *net.named_buffers()]:
         seen[f"{name} value"] = (value.dtype, value.device, value.detach().cpu().numpy().tobytes())

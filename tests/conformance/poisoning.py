@@ -32,7 +32,9 @@ def samples(n: int = 90, shape: tuple[int, ...] = (1, 8, 8), classes: int = 3, s
     return Samples(x, torch.arange(n) % classes, classes)
 
 
-def poison(entry: Entry, clean: Samples, rate: float = 0.1, seed: int = 0, tick: Tick = ignore, **params: Any) -> Poison:
+def poison(
+    entry: Entry, clean: Samples, rate: float = 0.1, seed: int = 0, tick: Tick = ignore, **params: Any
+) -> Poison:
     """Run a poisoning attack or backdoor."""
     done = entry.run(clean, PoisonBudget(rate), rng=generator(seed), tick=tick, **entry.validate(params))
     assert isinstance(done, Poison)

@@ -88,10 +88,14 @@ class Subject:
         x_adv = self.entry.run(oracle, setting.x, goal, budget, rng=streams, tick=tick, **settings)
         return Attacked(x_adv, ledger, oracle)
 
-    def fooled(self, setting: Setting, x_adv: Tensor, goal: Goal | None = None, eps: float | None = None) -> Tensor:
+    def fooled(
+        self, setting: Setting, x_adv: Tensor, goal: Goal | None = None, eps: float | None = None
+    ) -> Tensor:
         """Tell which rows reach the goal within the ball, (N,) bool, from the tensors alone."""
         goal = Misclassify(setting.y) if goal is None else goal
-        inside = distance(x_adv - setting.x, self.norm) <= room(setting.x, self.norm, self.eps if eps is None else eps)
+        inside = distance(x_adv - setting.x, self.norm) <= room(
+            setting.x, self.norm, self.eps if eps is None else eps
+        )
         return goal.reached(setting.target.predict(x_adv)) & inside & in_box(x_adv)
 
     def hits(self, setting: Setting, **options: Any) -> int:

@@ -11,7 +11,9 @@ from conformance.documentation import CHECKS, Check, calls_nothing_forbidden, sh
 WRONG = [(e, c) for c, broken in BROKEN.items() for e in broken]
 
 
-@pytest.mark.parametrize("check", [c for c in CHECKS if c is not calls_nothing_forbidden], ids=lambda c: c.__name__)
+@pytest.mark.parametrize(
+    "check", [c for c in CHECKS if c is not calls_nothing_forbidden], ids=lambda c: c.__name__
+)
 def test_a_correct_method_passes(check: Check) -> None:
     check(CORRECT)
 
@@ -27,6 +29,9 @@ def test_every_promise_has_a_method_that_breaks_it() -> None:
 
 
 def test_shared_names_are_found_however_they_are_written() -> None:
-    first, second = replace(CORRECT, known_as=("MI-FGSM",)), replace(CORRECT, name="other", known_as=("mi fgsm",))
+    first, second = (
+        replace(CORRECT, known_as=("MI-FGSM",)),
+        replace(CORRECT, name="other", known_as=("mi fgsm",)),
+    )
     assert shared_names([first, second]) == ["mifgsm"]
     assert shared_names([first, replace(second, known_as=())]) == []

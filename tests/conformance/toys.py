@@ -63,13 +63,17 @@ def climb(
     count = min(steps, budget.queries or steps)
     for step in range(count):
         seen = oracle.gradient(x_adv, goal, "margin")
-        reached = oracle.reached(goal, x_adv, seen.logits) if oracle.prepared.cheap else goal.reached(seen.logits)
+        reached = (
+            oracle.reached(goal, x_adv, seen.logits) if oracle.prepared.cheap else goal.reached(seen.logits)
+        )
         better = (seen.loss > highest) & seen.logits.isfinite().all(1) | reached
         best = torch.where(per_row(better, x), x_adv, best)
         highest = torch.where(better, seen.loss, highest)
         if step == 0:
             x_adv = x + random_in_ball(x, budget.norm, budget.eps / 4, rng)
-        x_adv = project(x_adv + budget.eps * steepest(finite(seen.grad), budget.norm), x, budget.norm, budget.eps)
+        x_adv = project(
+            x_adv + budget.eps * steepest(finite(seen.grad), budget.norm), x, budget.norm, budget.eps
+        )
         tick(step + 1, count, {"loss": seen.loss.nan_to_num().mean().item()} if len(x) else {})
     return best
 
