@@ -3,7 +3,7 @@
 import pytest
 
 from casemate.core.registry import Entry, entries
-from conformance.broken_defences import BROKEN, CORRECT
+from conformance.broken.defences import BROKEN, CORRECT
 from conformance.defences import CHECKS, Check
 
 CASES = [(e, c) for family, checks in CHECKS.items() for e in entries(family) for c in checks]

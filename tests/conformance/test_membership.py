@@ -3,7 +3,7 @@
 import pytest
 
 from casemate.core.registry import Entry, entries
-from conformance.broken_membership import BROKEN, CORRECT
+from conformance.broken.membership import BROKEN, CORRECT
 from conformance.membership import CHECKS, Check
 
 WRONG = [(e, c) for c, broken in BROKEN.items() for e in broken]

@@ -3,7 +3,7 @@
 import pytest
 
 from casemate.core.registry import Entry, entries
-from conformance.broken_poisoning import BROKEN, CORRECT
+from conformance.broken.poisoning import BROKEN, CORRECT
 from conformance.poisoning import CHECKS, Check
 
 METHODS = [*entries("poisoning"), *entries("backdoor")]

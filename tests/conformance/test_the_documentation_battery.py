@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from casemate.core.registry import Entry
-from conformance.broken_documentation import BROKEN, CORRECT
+from conformance.broken.documentation import BROKEN, CORRECT
 from conformance.documentation import CHECKS, Check, calls_nothing_forbidden, shared_names
 
 WRONG = [(e, c) for c, broken in BROKEN.items() for e in broken]

@@ -72,7 +72,9 @@ def test_G2_cross_entropy_keeps_its_direction_where_it_saturates_elsewhere():
     y = torch.tensor([0])
     for top, saturated in ((5.0, False), (200.0, True)):
         logits = torch.tensor([[top, 0.0, -1.0]])
-        _, entropy = value_and_grad(lambda z: torch.nn.functional.cross_entropy(z, y, reduction="none"), logits)
+        _, entropy = value_and_grad(
+            lambda z: torch.nn.functional.cross_entropy(z, y, reduction="none"), logits
+        )
         _, odds = value_and_grad(lambda z: losses.error_odds(z, y), logits)
         assert bool(entropy.eq(0).all()) is saturated
         assert odds.ne(0).all()

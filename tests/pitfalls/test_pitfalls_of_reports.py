@@ -88,7 +88,9 @@ def test_M2_each_rows_mean_is_over_all_shadows_that_did_not_see_it():
         ScoreOracle(given.target, 20), given.rows.x, given.rows.y, world,
         shadows=6, variant="offline", variance="global", views="plain", rng=generator(0),
     )  # fmt: skip
-    signals = torch.stack([-error_odds(s.oracle.logits(given.rows.x), given.rows.y).double() for s in shadows])
+    signals = torch.stack(
+        [-error_odds(s.oracle.logits(given.rows.x), given.rows.y).double() for s in shadows]
+    )
     target = -error_odds(GradientOracle(given.target, 20).logits(given.rows.x), given.rows.y).double()
     seen = [(~members[:, i]).nonzero().flatten().tolist() for i in range(20)]
     means = [sum(float(signals[m, i]) for m in out) / len(out) if out else None for i, out in enumerate(seen)]

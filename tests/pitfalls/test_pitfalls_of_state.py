@@ -11,6 +11,7 @@ from casemate.core.target import Classifier
 from conformance import models
 from conformance.subject import Subject
 
+
 @pytest.mark.parametrize("entry", entries("evasion"), ids=lambda e: e.name)
 def test_S4_numbers_of_numpy_do_not_lift_the_precision(entry):
     """Under numpy 2 a float64 scalar wins over float32 arrays; results stay float32."""

@@ -1,0 +1,1 @@
+"""Methods with one defect each, to show that the batteries catch them."""
