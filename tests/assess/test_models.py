@@ -105,6 +105,7 @@ def test_a_function_that_builds_a_net_gives_a_target(file):
     assert (found.classifier.classes, found.classifier.shape) == (4, (3, 6, 5))
     assert found.flags == ()
     assert found.classifier.differentiable
+    assert not found.classifier.net.training
 
 
 def test_normalisation_is_declared_once_and_not_applied_to_what_is_normalised_inside(file):

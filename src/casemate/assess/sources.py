@@ -60,7 +60,9 @@ def find_model(
     kind, colon, rest = spec.partition(":")
     if kind in ("timm", "hf") and colon:
         net = timm_net(rest) if kind == "timm" else hf_net(rest)
-        return Source(net, flags=_without_maker("the weights of other libraries' models are not drawn anew"))
+        return Source(
+            net.eval(), flags=_without_maker("the weights of other libraries' models are not drawn anew")
+        )
     function = parse_function(spec)
     if function is not None:
         return _own(function, _net_of(function(), spec))
@@ -77,7 +79,8 @@ def _own(function: Function, net: nn.Module) -> Source:
 def _net_of(value: Any, title: str) -> nn.Module:
     if not isinstance(value, nn.Module):
         raise UsageError(f"{title} must return an nn.Module. Got a {type(value).__name__}.")
-    return value
+    # a net that was just built is in training mode, and that says nothing
+    return value.eval()
 
 
 def _in_memory(net: nn.Module) -> Source:
@@ -91,7 +94,9 @@ def _without_maker(reason: str) -> tuple[Flag, ...]:
 def _weighted(architecture: str, path: Path, classes: int) -> Source:
     if architecture.startswith("timm:"):
         net = timm_net(architecture.removeprefix("timm:"), classes=classes, pretrained=False)
-        return Source(model_files.load_weights(net, path), flags=_without_maker("its architecture is timm's"))
+        return Source(
+            model_files.load_weights(net, path).eval(), flags=_without_maker("its architecture is timm's")
+        )
     function = parse_function(architecture)
     if function is None:
         raise UsageError(

@@ -57,7 +57,8 @@ def _row(verdict: Verdict) -> tuple[str, ...]:
         outcome,
         measured,
         _value(verdict.baseline, described.unit),
-        _value(verdict.clean, described.unit),
+        # what is lost is lost of an accuracy
+        _value(verdict.clean, "share" if described.unit == "points" else described.unit),
     )
 
 
