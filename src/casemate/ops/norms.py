@@ -252,10 +252,12 @@ def _threshold(sizes: Tensor, room: Tensor, radius: float | Tensor) -> Tensor:
     """
     low = t = torch.zeros_like(sizes[:, :1])
     top = high = sizes.amax(1, keepdim=True) if sizes.shape[1] else t
+    sizes = torch.where(sizes > 0, sizes, -1)  # what did not change never counts as falling
     for _ in range(64):  # halving alone would reach float64's precision
         left = sizes - t
-        over = left.clamp(min=0).minimum(room).sum(1, keepdim=True) - radius
-        falling = ((left > 0) & (left < room)).sum(1, keepdim=True)
+        kept = left.clamp(min=0).minimum(room)
+        over = kept.sum(1, keepdim=True) - radius
+        falling = kept.eq(left).sum(1, keepdim=True)
         low, high = torch.where(over > 0, t, low), torch.where(over > 0, high, t)
         newton = t + over / nonzero(falling)
         inside = (falling > 0) & (newton >= low) & (newton <= high)

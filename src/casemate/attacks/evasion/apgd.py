@@ -256,5 +256,6 @@ def _move(path: _Path, budget: Lp, inertia: float) -> None:
     """Take a gradient step, mixed with the last move."""
     step = per_row(path.step_size, path.now) * steepest(path.grad, budget.norm)
     aim = project(path.now + step, path.x, budget.norm, budget.eps)
-    mixed = path.now + (1 - inertia) * (aim - path.now) + inertia * (path.now - path.before)
+    # now + (1 - inertia) * (aim - now) + inertia * (now - before), without temporaries
+    mixed = aim.mul_(1 - inertia).add_(path.now, alpha=2 * inertia).sub_(path.before, alpha=inertia)
     path.before, path.now = path.now, project(mixed, path.x, budget.norm, budget.eps)

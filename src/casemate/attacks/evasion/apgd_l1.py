@@ -250,8 +250,8 @@ def _review(path: _Path, eps: float) -> None:
 def _sparse_step(path: _Path) -> Tensor:
     """Spread the step evenly over the values with the largest gradients, two thirds of the changed."""
     flat = path.grad.flatten(1).nan_to_num(0, 0, 0)
-    ranked = flat.abs().sort(1, descending=True).values
     count = (path.changed / SPARSER).ceil().clamp(1, flat.shape[1]).long()
+    ranked = flat.abs().topk(int(count.max()), 1).values
     signs = flat.sign() * (flat.abs() >= ranked.gather(1, count[:, None] - 1))
     signs = signs / nonzero(signs.abs().sum(1, keepdim=True))
     return per_row(path.step_size, path.now) * signs.view_as(path.now)
