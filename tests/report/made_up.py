@@ -128,7 +128,7 @@ def membership(method: str, power: float, flags: tuple[Flag, ...] = ()) -> Resul
         "headline": "tpr_at_1pct_fpr",
         "metrics": {"tpr_at_1pct_fpr": found, "auc": Estimate(1 / (1 + power), 0.5, 0.62, 1000)},
         "baseline": {"tpr_at_1pct_fpr": exact_share(5, 500), "auc": Estimate(0.5, 0.46, 0.54, 1000)},
-        "clean": {"accuracy": share(848, 1000)},
+        "clean": {"accuracy": share(848, 1000), "tpr_at_1pct_fpr": exact_share(5, 500)},
         "curves": {
             "roc": Curve(
                 x=fpr.tolist(), y=tpr.tolist(), low=(0.8 * tpr).tolist(), high=np.minimum(1, 1.2 * tpr).tolist(),
@@ -207,7 +207,7 @@ def verdicts(results: list[Result], hostile: str) -> tuple[Verdict, ...]:
         Verdict(
             threat="evasion-l2", title="The nearest input that is misread", family="evasion",
             question="How far must an input be moved until the model errs?", outcome="inconclusive",
-            why="the interval holds the requirement (robust accuracy at least 50%); more rows or repeats would tell",
+            why="the interval contains the bound (robust accuracy at least 50%); more rows or repeats would tell",
             requirement="robust accuracy at least 50%", metric="robust_accuracy", measured=share(104, 200),
             baseline=share(165, 200), clean=share(172, 200), budget="l2 1", access="gradients",
             tried=(ddn.key, fmn.key),

@@ -39,11 +39,30 @@ def test_the_difference_is_amplified_by_what_the_label_says() -> None:
     """A change of 0.05 may grow 10 times before it leaves [-0.5, 0.5]: (0.5 + 10 * 0.05) * 255 = 255."""
     made = drawn(np.full((2, 1, 4, 4), 0.2), change=0.05)
     assert isinstance(made, Gallery)
-    assert made.labels == ("clean", "adversarial", "difference \u00d710")
-    assert "10 times as strong" in made.note
+    assert made.labels == ("clean", "adversarial")
+    assert made.pictures[0].difference == "difference \u00d710"
+    assert made.pictures[0].size == "L∞ 0.05"
     assert (pixels(made.pictures[0].clean_png) == 51).all()
     assert (pixels(made.pictures[0].changed_png) == 64).all()
     assert (pixels(made.pictures[0].difference_png) == 255).all()
+
+
+def test_each_difference_is_as_strong_as_it_can_be() -> None:
+    """0.1 in float32 is a little more than 0.1, and must still be drawn 5 times."""
+    x = np.full((2, 1, 2, 2), 0.2, np.float32)
+    x_adv = x + np.array([0.1, 0.004], np.float32).reshape(2, 1, 1, 1)
+    made = draw(evasion("evasion.pgd", 1, LINF, {}), {"gallery_x": x, "gallery_adv": x_adv}, ())
+    assert isinstance(made, Gallery)
+    assert [p.difference for p in made.pictures] == ["difference \u00d75", "difference \u00d7100"]
+
+
+def test_a_change_of_whole_levels_is_written_in_levels() -> None:
+    x = np.full((1, 1, 2, 2), 0.2, np.float32)
+    made = draw(
+        evasion("evasion.pgd", 1, LINF, {}), {"gallery_x": x, "gallery_adv": x + np.float32(8 / 255)}, ()
+    )
+    assert isinstance(made, Gallery)
+    assert made.pictures[0].size == "L∞ 8/255"
 
 
 def test_unchanged_inputs_give_a_grey_difference_and_are_called_so() -> None:

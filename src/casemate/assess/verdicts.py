@@ -76,7 +76,7 @@ def _outcome(
     if outcome == "holds" and unfinished:
         return "inconclusive", f"the number would hold, but not every attack finished: {', '.join(unfinished)}"
     if outcome == "inconclusive":
-        return outcome, f"the interval holds the requirement ({threat.require}); more rows or repeats would tell"
+        return outcome, f"the interval contains the bound ({threat.require}); more rows or repeats would tell"
     return outcome, f"required: {threat.require}"
 
 

@@ -30,7 +30,12 @@ def doubt(flag: Flag, where: Sequence[str] = ()) -> Doubt:
     """Explain a flag."""
     title, meaning, action = explain(flag.code)
     return Doubt(
-        code=flag.code, title=title, detail=flag.detail, meaning=meaning, action=action, where=tuple(where)
+        code=flag.code,
+        title=title,
+        detail=words.plain(flag.detail),
+        meaning=meaning,
+        action=action,
+        where=tuple(where),
     )
 
 

@@ -5,6 +5,7 @@ import math
 import re
 import threading
 from collections.abc import Callable
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,8 +52,8 @@ def _draw(figure: "Figure", chart: Chart, legend: bool) -> None:
         _log_axes(axes, chart)
     else:
         _plain_axes(axes, chart)
-    axes.set_xlabel(chart.x_label, color=INK, fontsize=9, parse_math=False)
-    axes.set_ylabel(chart.y_label, color=INK, fontsize=9, parse_math=False)
+    axes.set_xlabel(fill(chart.x_label, 46), color=INK, fontsize=9, parse_math=False)
+    axes.set_ylabel(fill(chart.y_label, 30), color=INK, fontsize=9, parse_math=False)
     axes.tick_params(colors=SOFT, labelcolor=SOFT, labelsize=8, width=0.6, length=3)
     axes.grid(color=GRID, lw=0.6)
     axes.set_axisbelow(True)

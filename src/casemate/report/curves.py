@@ -39,7 +39,8 @@ def charts(
 def _chart(name: str, norm: str, group: Sequence[tuple[Result, Curve]], names: Mapping[str, str]) -> Chart:
     first, curve = group[0]
     lines = tuple(_line(names[r.key], c) for r, c in group)
-    columns, rows = _table(name, norm, lines, curve)
+    x_label, y_label = _axes(name, norm, curve)
+    rows = _table(name, norm, lines, curve)
     x_unit, y_unit = _units(name, curve)
     budget = first.case.budget
     mark = budget.eps if budget and name == "accuracy_eps" and np.isfinite(budget.eps) else None
@@ -49,8 +50,8 @@ def _chart(name: str, norm: str, group: Sequence[tuple[Result, Curve]], names: M
         title=_title(name, norm, curve),
         caption=CAPTIONS.get(name, "The shaded band is the 95% interval."),
         alt=_alt(lines, rows),
-        x_label=f"{words.NORMS[norm]} size of the change" if mark is not None and norm else curve.x_label,
-        y_label=curve.y_label,
+        x_label=x_label,
+        y_label=y_label,
         x_unit=x_unit,
         y_unit=y_unit,
         lines=lines,
@@ -58,7 +59,7 @@ def _chart(name: str, norm: str, group: Sequence[tuple[Result, Curve]], names: M
         diagonal=name == "roc",
         mark=mark,
         mark_name=f"budget {format_eps(mark)}" if mark is not None else "",
-        columns=columns,
+        columns=("Curve", x_label, y_label, "95% interval"),
         rows=rows,
     )
 
@@ -69,6 +70,16 @@ CAPTIONS = {
     "roc": "Hits over false alarms, both axes logarithmic: what counts is the left edge. The dashed diagonal "
     "is guessing; a curve on it has learned nothing.",
 }
+
+
+def _axes(name: str, norm: str, curve: Curve) -> tuple[str, str]:
+    """Name the axes in plain words where the curve is known."""
+    match name:
+        case "accuracy_eps" if norm:
+            return f"{words.NORMS[norm]} size of the change", "accuracy under attack"
+        case "roc":
+            return "false-alarm rate", "training rows recognised"
+    return curve.x_label, curve.y_label
 
 
 def _title(name: str, norm: str, curve: Curve) -> str:
@@ -89,7 +100,7 @@ def _units(name: str, curve: Curve) -> tuple[words.Unit, words.Unit]:
 
 def _verdict_chart(verdict: Verdict, name: str, curve: Curve) -> Chart:
     line = _line(verdict.title, curve)
-    columns, rows = _table(name, "", (line,), curve)
+    rows = _table(name, "", (line,), curve)
     x_unit, y_unit = _units(name, curve)
     return Chart(
         id="",
@@ -103,7 +114,7 @@ def _verdict_chart(verdict: Verdict, name: str, curve: Curve) -> Chart:
         y_unit=y_unit,
         lines=(line,),
         log=curve.log,
-        columns=columns,
+        columns=("Curve", curve.x_label, curve.y_label, "95% interval"),
         rows=rows,
     )
 
@@ -137,12 +148,10 @@ def _spread(curve: Curve, keep: Sequence[int]) -> set[int]:
     return {0, len(keep) - 1, *np.clip(np.searchsorted(x, wanted, side="right") - 1, 0, None).tolist()}
 
 
-def _table(
-    name: str, norm: str, lines: Sequence[Line], curve: Curve
-) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+def _table(name: str, norm: str, lines: Sequence[Line], curve: Curve) -> tuple[tuple[str, ...], ...]:
     """Values of each line at a few places, for readers who do not see the picture."""
     rows = [(line.name, *cells) for line in lines for cells in _cells(name, norm, line, *_units(name, curve))]
-    return ("Curve", curve.x_label, curve.y_label, "95% interval"), tuple(rows)
+    return tuple(rows)
 
 
 def _cells(

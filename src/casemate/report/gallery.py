@@ -3,12 +3,18 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
 
+from casemate.assess.case import Case
 from casemate.assess.result import Result
 from casemate.assess.store import Store
+from casemate.core.threat import format_eps
+from casemate.ops import norms
+from casemate.report import words
 from casemate.report.model import Gallery, Picture
 from casemate.report.png import png
 
@@ -89,21 +95,36 @@ def draw(result: Result, arrays: Mapping[str, np.ndarray], names: Sequence[str])
         shape = " x ".join(map(str, before.shape[1:])) or "none"
         return f"Inputs of shape {shape} are not drawn."
     change = np.nan_to_num(after - before)
-    most = float(np.abs(change).max(initial=0.0))
-    factor = max((n for n in NICE if n * most <= 0.5 + 1e-6), default=1) if most else 1
     block = _block(before.shape)
-    layers = [_pixels(values, block) for values in (before, after, 0.5 + factor * change)]
+    factors = [_factor(delta) for delta in change]
+    strength = np.reshape(factors, (-1, *[1] * (change.ndim - 1)))
+    layers = [_pixels(values, block) for values in (before, after, 0.5 + strength * change)]
     count = min(MOST, len(before), max(2, CASE_BYTES // (3 * layers[0][0].size)))
-    first, second = LABELS.get(result.case.family, ("before", "after"))
     return Gallery(
         key=result.key,
         form="strip" if before.ndim == 2 else "image",
-        labels=(first, second, f"difference \u00d7{factor}" if factor > 1 else "difference"),
+        labels=LABELS.get(result.case.family, ("before", "after")),
         width=layers[0].shape[2],
         height=layers[0].shape[1],
-        note=_note(result.case.family, before.shape[1:], factor, block, bool(most)),
-        pictures=tuple(_picture(result.case.family, arrays, layers, i, names) for i in range(count)),
+        note=_note(result.case.family, before.shape[1:], block, bool(change.any())),
+        pictures=tuple(
+            Picture(
+                **_told(result.case, arrays, change, i, names),
+                difference=f"difference \u00d7{factors[i]}" if factors[i] > 1 else "difference",
+                clean_png=png(layers[0][i]),
+                changed_png=png(layers[1][i]),
+                difference_png=png(layers[2][i]),
+            )
+            for i in range(count)
+        ),
     )
+
+
+def _factor(change: np.ndarray) -> int:
+    """Choose how strongly to draw a change: as strong as it goes without leaving the scale."""
+    most = float(np.abs(change).max(initial=0.0))
+    # float32 rounds eps up a little; that must not cost a whole step of strength
+    return max((n for n in NICE if n * most <= 0.5 + 1e-6), default=1) if most else 1
 
 
 def _block(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -131,16 +152,12 @@ def _pixels(values: np.ndarray, block: tuple[int, int]) -> np.ndarray:
     return levels
 
 
-def _note(family: str, shape: tuple[int, ...], factor: int, block: tuple[int, int], changed: bool) -> str:
-    parts = []
-    if not changed:
-        parts.append(
-            "The inputs are as they were" + ("; their labels were changed." if family == "poisoning" else ".")
-        )
-    elif factor > 1:
-        parts.append(f"The difference is shown {factor} times as strong as it is; mid-grey means unchanged.")
+def _note(family: str, shape: tuple[int, ...], block: tuple[int, int], changed: bool) -> str:
+    if changed:
+        parts = ["Differences are drawn as many times stronger as they say; mid-grey means unchanged."]
     else:
-        parts.append("The difference is shown at its own strength; mid-grey means unchanged.")
+        labels = "; their labels were changed." if family == "poisoning" else "."
+        parts = [f"The inputs are as they were{labels}"]
     if len(shape) == 1:
         parts.append(f"Each strip holds the {shape[0]} values of one input, from dark (0) to bright (1).")
     if len(shape) == 3 and shape[0] not in (1, 3):
@@ -150,24 +167,29 @@ def _note(family: str, shape: tuple[int, ...], factor: int, block: tuple[int, in
     return " ".join(parts)
 
 
-def _picture(
-    family: str, arrays: Mapping[str, np.ndarray], layers: Sequence[np.ndarray], i: int, names: Sequence[str]
-) -> Picture:
+def _told(
+    case: Case, arrays: Mapping[str, np.ndarray], change: np.ndarray, i: int, names: Sequence[str]
+) -> dict[str, Any]:
+    """Say what an example was, what became of it and how far it was moved."""
     true, given = (_class(arrays.get(name), i, names) for name in ("gallery_y", "gallery_pred"))
     changed = true != given
-    if family == "poisoning":
+    if case.family == "poisoning":
         after = f"trained as {given}" if changed else "label kept"
     else:
         after = f"read as {given}" if changed else f"still read as {given}"
-    clean, adversarial, difference = (png(layer[i]) for layer in layers)
-    return Picture(
-        before=true or "class unknown",
-        after=after if given else "",
-        changed=changed,
-        clean_png=clean,
-        changed_png=adversarial,
-        difference_png=difference,
-    )
+    size = ""
+    if case.budget is not None:
+        norm = case.budget.norm
+        moved = float(norms.size(torch.from_numpy(change[i : i + 1]), norm))
+        level = round(255 * moved) / 255
+        on_grid = norm == "linf" and abs(moved - level) < 1e-6
+        size = f"{words.NORMS[norm]} {format_eps(level) if on_grid else f'{moved:.3g}'}"
+    return {
+        "before": true or "class unknown",
+        "after": after if given else "",
+        "changed": changed,
+        "size": size,
+    }
 
 
 def _class(labels: np.ndarray | None, i: int, names: Sequence[str]) -> str:

@@ -119,25 +119,31 @@ class Setting(_Frozen):
 
 
 class Picture(_Frozen):
-    """One example: clean, changed, and the difference; PNG files, left out of `report.json`."""
+    """One example: clean, changed, and the difference; PNG files, left out of `report.json`.
+
+    `before` and `after` are what it was and what became of it, `size` how large the change is, and
+    `difference` says how much stronger the difference is drawn than it is.
+    """
 
     before: str
     after: str
     changed: bool
+    size: str
+    difference: str
     clean_png: bytes = Field(exclude=True, repr=False)
     changed_png: bytes = Field(exclude=True, repr=False)
     difference_png: bytes = Field(exclude=True, repr=False)
 
 
 class Gallery(_Frozen):
-    """Examples of one case. `form` is "image" or "strip"; `labels` head the three columns.
+    """Examples of one case. `form` is "image" or "strip"; `labels` name the inputs before and after.
 
     `width` and `height` are those of one picture in pixels, `note` says how they were drawn.
     """
 
     key: str
     form: str
-    labels: tuple[str, str, str]
+    labels: tuple[str, str]
     width: int
     height: int
     note: str

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from casemate.assess.result import Outcome, Result, Verdict
 from casemate.report import words
 from casemate.report.cases import doubt, number
-from casemate.report.model import Answer, Left, Tried, VerdictView
+from casemate.report.model import Answer, Left, Number, Tried, VerdictView
 
 ORDER: tuple[Outcome, ...] = ("falls", "inconclusive", "not_tested", "holds")
 QUESTIONS = (
@@ -25,6 +25,7 @@ def verdict_view(verdict: Verdict, results: Mapping[str, Result], names: Mapping
     """Show one verdict."""
     word, symbol = words.OUTCOMES[verdict.outcome]
     bound, at_least = _bound(verdict.requirement)
+    comparable = _comparable(verdict, results)
     tried = tuple(_tried(key, results.get(key), names) for key in verdict.tried)
     return VerdictView(
         threat=verdict.threat,
@@ -34,13 +35,13 @@ def verdict_view(verdict: Verdict, results: Mapping[str, Result], names: Mapping
         outcome=verdict.outcome,
         word=word,
         symbol=symbol,
-        why="" if verdict.why.startswith("required:") else _sentence(verdict.why),
+        why="" if verdict.why.startswith("required:") else _sentence(words.plain(verdict.why)),
         metric=words.metric(verdict.metric).title if verdict.metric else "",
         measured=number(verdict.measured, verdict.metric),
         baseline=number(verdict.baseline, verdict.metric),
-        clean=number(verdict.clean, verdict.metric if _comparable(verdict) else "accuracy"),
-        clean_title="" if _comparable(verdict) else "accuracy",
-        on_scale=_on_scale(verdict),
+        clean=_clean(verdict, comparable),
+        clean_title=_clean_title(verdict, comparable),
+        on_scale=_on_scale(verdict, comparable),
         requirement=_requirement(verdict, bound, at_least),
         bound=bound,
         at_least=at_least,
@@ -70,13 +71,27 @@ def _access(text: str) -> str:
     return _and([f"uses {_and(used)}", *other] if used else other)
 
 
-def _comparable(verdict: Verdict) -> bool:
+def _comparable(verdict: Verdict, results: Mapping[str, Result]) -> bool:
     """Tell whether `clean` is the verdict's own metric; else it is plain accuracy."""
-    return verdict.metric.startswith("robust_accuracy") or verdict.metric in ("accuracy", "attack_success")
+    if verdict.metric.startswith("robust_accuracy") or verdict.metric == "accuracy":
+        return True
+    return any(verdict.metric in results[key].clean for key in verdict.tried if key in results)
 
 
-def _on_scale(verdict: Verdict) -> bool:
-    shown = [verdict.measured, verdict.baseline, verdict.clean if _comparable(verdict) else None]
+def _clean(verdict: Verdict, comparable: bool) -> Number | None:
+    found = number(verdict.clean, verdict.metric if comparable else "accuracy")
+    by_chance = found is not None and _clean_title(verdict, comparable) == "guessing"
+    return found.model_copy(update={"interval": "by definition"}) if found and by_chance else found
+
+
+def _clean_title(verdict: Verdict, comparable: bool) -> str:
+    if verdict.family == "membership" and comparable:
+        return "guessing"  # nobody attacks a model without an adversary: chance stands in its place
+    return "" if comparable else "accuracy"
+
+
+def _on_scale(verdict: Verdict, comparable: bool) -> bool:
+    shown = [verdict.measured, verdict.baseline, verdict.clean if comparable else None]
     values = [e.value for e in shown if e is not None]
     return words.metric(verdict.metric).unit != "plain" and all(0 <= v <= 1 for v in values)
 

@@ -140,11 +140,16 @@ def _checks(assessment: Assessment, results: Sequence[Result], names: Mapping[st
         for flag in verdict.flags
         if (flag.code, flag.detail) not in known
     ]
-    gathered = dict.fromkeys(flag.code for flag, _ in raised)
+    # a chain is a plan and no doubt about the target: its flag comes last
+    gathered = sorted(dict.fromkeys(flag.code for flag, _ in raised), key=lambda code: code == "after-others")
     return tuple(
         doubt(
             next(flag for flag, _ in raised if flag.code == code),
-            [f"{who}: {flag.detail}" if flag.detail else who for flag, who in raised if flag.code == code],
+            [
+                f"{who}: {words.plain(flag.detail)}" if flag.detail else who
+                for flag, who in raised
+                if flag.code == code
+            ],
         )
         for code in gathered
     )

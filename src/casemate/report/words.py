@@ -110,6 +110,13 @@ def short(value: float, unit: Unit = "share") -> str:
     return number(value, unit).replace(".0%", "%").replace(".0 points", " points")
 
 
+def plain(text: str) -> str:
+    """Replace names of metrics inside a sentence by words."""
+    text = text.replace("tpr_at_1pct_fpr", "the rate at 1% false alarms")
+    text = text.replace("tpr_at_01pct_fpr", "the rate at 0.1% false alarms")
+    return text.replace("tpr at 1pct fpr", "the rate at 1% false alarms")
+
+
 def duration(seconds: float) -> str:
     """Write a time: 4.2 s, 3 min 05 s, 2 h 10 min."""
     if not math.isfinite(seconds):
