@@ -20,10 +20,12 @@ from casemate.core.tick import Tick, ignore
 from conformance import models
 from conformance.bystanders import bits, generator, stop, untouched
 
-Check = Callable[[Entry], None]
+# what a check returns is a number worth reporting
+Check = Callable[[Entry], str | None]
 CHECKS: dict[str, list[Check]] = {"training": [], "screening": [], "repair": []}
-# clean rows that a screening may drop on average, where no better bound is known
-FALSE_POSITIVES = 0.25
+# largest share of clean rows that a screening may drop on average, by number of classes: among few
+# classes none stands out as suspicious
+FALSE_POSITIVES = {3: 0.4, 7: 0.1}
 
 
 def check(family: str) -> Callable[[Check], Check]:
@@ -263,14 +265,22 @@ def takes_lopsided_data(entry: Entry) -> None:
 
 
 @check("screening")
-def keeps_most_clean_rows(entry: Entry) -> None:
-    """On twenty models trained on clean data, few rows are dropped (pitfall R7)."""
-    dropped = []
-    for seed in range(20):
-        data = patterns(90, (1, 8, 8), 3, seed)
-        model = fit(make_conv, data, 12, seed)
-        dropped.append(float((~screen(entry, model, data, seed)).double().mean()))
-    assert sum(dropped) / 20 <= FALSE_POSITIVES, f"{sum(dropped) / 20:.0%} of clean rows are dropped"
+def keeps_most_clean_rows(entry: Entry) -> str:
+    """On twenty models trained on clean data, few rows are dropped; the share is reported (pitfall R7)."""
+    shares = {}
+    for classes, most in FALSE_POSITIVES.items():
+        dropped = []
+        for seed in range(20):
+            data = patterns(20 * classes, (1, 8, 8), classes, seed)
+            model = fit(lambda classes=classes: make_conv(1, classes), data, 12, seed)
+            dropped.append(float((~screen(entry, model, data, seed)).double().mean()))
+        shares[classes] = sum(dropped) / 20
+        assert shares[classes] <= most, (
+            f"{shares[classes]:.0%} of the clean rows of {classes} classes are dropped"
+        )
+    return ", ".join(
+        f"{share:.1%} of the clean rows of {k} classes are dropped" for k, share in shares.items()
+    )
 
 
 @check("screening")

@@ -1,5 +1,7 @@
 """Every registered defence keeps every promise; the battery catches broken ones."""
 
+from collections.abc import Callable
+
 import pytest
 
 from casemate.core.registry import Entry, entries
@@ -16,8 +18,8 @@ def names(cases: list[tuple[Entry, Check]]) -> list[str]:
 
 
 @pytest.mark.parametrize(("entry", "check"), CASES, ids=names(CASES))
-def test_defences(entry: Entry, check: Check) -> None:
-    check(entry)
+def test_defences(entry: Entry, check: Check, record_property: Callable[[str, object], None]) -> None:
+    record_property("measured", check(entry))
 
 
 @pytest.mark.parametrize(("entry", "check"), RIGHT, ids=names(RIGHT))

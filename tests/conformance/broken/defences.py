@@ -45,13 +45,13 @@ def noise(recipe: Recipe, /, *, scale: Annotated[float, Gt(0)] = 0.1) -> Recipe:
 
 
 def residuals(model: Classifier, data: Samples, /, *, rng: Generator, tick: Tick = ignore) -> Tensor:
-    """Keep the 90% of the rows of each class that lie nearest its median input."""
+    """Keep the nine tenths of the rows of each class that lie nearest its median input."""
     keep = torch.ones(len(data), dtype=torch.bool)
     for label in range(data.classes):
         rows = (data.y == label).nonzero().flatten()
         if len(rows) > 5:
             far = (data.x[rows] - data.x[rows].median(0).values).flatten(1).norm(dim=1)
-            keep[rows[far.topk(len(rows) // 6).indices]] = False
+            keep[rows[far.topk(len(rows) // 11).indices]] = False
         tick(label + 1, data.classes, {})
     return keep
 

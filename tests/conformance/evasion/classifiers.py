@@ -31,12 +31,15 @@ def takes_a_single_class(s: Subject) -> None:
     assert not s.fooled(setting, done.x_adv).any()
 
 
-@check(CLOSE)
+@check()
 def does_not_mind_shifted_logits(s: Subject) -> None:
-    """The same constant on all logits changes no decision, so no outcome (pitfall G1)."""
+    """The same constant on all logits changes no decision, so no outcome (pitfall G1).
+
+    In float32 logits near 1e4 are rounded to a thousandth, which does change decisions.
+    """
     setting = models.linear(dtype=s.dtype)
     plain = s.fooled(setting, s.attack(setting).x_adv)
-    for shift in (50.0, -50.0, 1e4, -1e4):
+    for shift in (50.0, -50.0, *((1e4, -1e4) if s.dtype == torch.float64 else ())):
         moved = models.altered(setting, lambda out, shift=shift: out + shift)
         assert torch.equal(s.fooled(moved, s.attack(moved).x_adv), plain), f"shift {shift:g}"
 
