@@ -78,6 +78,12 @@ def test_every_picture_says_what_it_shows(page: Page) -> None:
     assert all(chart["aria-label"].startswith("Line chart. ") for chart in charts)
 
 
+def test_inputs_whose_label_alone_was_changed_are_shown_once(text: str) -> None:
+    flips = text[text.index("their labels were changed") :]
+    flips = flips[: flips.index("</ul>")]
+    assert flips.count("<img") == flips.count("<li>") == 4
+
+
 def test_names_in_the_page_are_unique_and_every_link_inside_it_arrives(page: Page) -> None:
     names = [a["id"] for _, a in page.tags if "id" in a]
     assert len(set(names)) == len(names)

@@ -107,6 +107,7 @@ def draw(result: Result, arrays: Mapping[str, np.ndarray], names: Sequence[str])
         width=layers[0].shape[2],
         height=layers[0].shape[1],
         note=_note(result.case.family, before.shape[1:], block, bool(change.any())),
+        changed=bool(change.any()),
         pictures=tuple(
             Picture(
                 **_told(result.case, arrays, change, i, names),

@@ -138,7 +138,8 @@ class Picture(_Frozen):
 class Gallery(_Frozen):
     """Examples of one case. `form` is "image" or "strip"; `labels` name the inputs before and after.
 
-    `width` and `height` are those of one picture in pixels, `note` says how they were drawn.
+    `width` and `height` are those of one picture in pixels, `note` says how they were drawn;
+    `changed` is false where only labels differ, so that one picture per example is enough.
     """
 
     key: str
@@ -147,6 +148,7 @@ class Gallery(_Frozen):
     width: int
     height: int
     note: str
+    changed: bool
     pictures: tuple[Picture, ...]
 
 
