@@ -89,7 +89,7 @@ def test_transformers_models_are_read_from_disk_only_and_reduced_to_logits(monke
     torch.testing.assert_close(found.classifier.predict(DATA.x), net()(DATA.x).detach())
 
 
-def test_datasets_are_read_from_a_folder(monkeypatch, tmp_path):
+def test_datasets_are_read_from_a_folder_and_not_from_the_network(monkeypatch, tmp_path):
     class Picture:
         pass
 
@@ -101,6 +101,12 @@ def test_datasets_are_read_from_a_folder(monkeypatch, tmp_path):
         def features(self) -> dict[str, object]:
             return {"id": 0, "picture": Picture(), "kind": Label()}
 
+    settings = SimpleNamespace(HF_HUB_OFFLINE=False)
+
+    def load_from_disk(name: str) -> dict[str, Rows]:
+        assert settings.HF_HUB_OFFLINE
+        return {"train": rows, "validation": rows}
+
     pictures = [Image.new("RGB", (2, 3), (255, 51 * i, 0)) for i in range(2)]
     rows = Rows(picture=pictures, kind=[1, 0])
     stand_in(
@@ -109,10 +115,11 @@ def test_datasets_are_read_from_a_folder(monkeypatch, tmp_path):
         Image=Picture,
         ClassLabel=Label,
         DatasetDict=dict,
-        DownloadConfig=lambda **settings: None,
-        load_from_disk=lambda name: {"train": rows, "validation": rows},
+        config=settings,
+        load_from_disk=load_from_disk,
     )
     found = load_data(f"hf:{tmp_path}")
+    assert not settings.HF_HUB_OFFLINE
     assert found.test.names == ("cat", "dog")
     assert found.test.y.tolist() == [1, 0]
     torch.testing.assert_close(found.train.x[1, :, 0, 0], torch.tensor([1.0, 0.2, 0.0]))

@@ -1,5 +1,7 @@
 """Models and data by the names of other libraries, if these are installed; nothing is downloaded."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +69,8 @@ def hf_arrays(name: str) -> dict[str, Any]:
     except ImportError:
         raise UsageError(f"'hf:{name}' needs the package datasets: pip install datasets.") from None
     try:
-        local = datasets.DownloadConfig(local_files_only=True)
-        found = (
-            datasets.load_from_disk(name)
-            if Path(name).is_dir()
-            else datasets.load_dataset(name, download_config=local)
-        )
+        with _offline(datasets.config):
+            found = datasets.load_from_disk(name) if Path(name).is_dir() else datasets.load_dataset(name)
     except Exception as error:
         raise UsageError(f"datasets cannot open '{name}' from disk: {_line(error)}.") from error
     if not isinstance(found, datasets.DatasetDict):
@@ -89,6 +87,17 @@ def hf_arrays(name: str) -> dict[str, Any]:
     for part, rows in parts.items():
         arrays[f"x_{part}"], arrays[f"y_{part}"] = list(rows[image]), list(rows[label])
     return arrays
+
+
+@contextmanager
+def _offline(settings: Any) -> Iterator[None]:
+    """Keep the library from the network for the time being; it has no argument for that."""
+    before = settings.HF_HUB_OFFLINE
+    settings.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        settings.HF_HUB_OFFLINE = before
 
 
 def _column(features: Any, kind: type, name: str) -> str:
