@@ -1,0 +1,306 @@
+"""Norms against brute force, linear programs and exact distributions."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from scipy import optimize, stats
+
+from casemate.ops.norms import (
+    inward,
+    linear_optimum,
+    mean_scaled,
+    project,
+    random_in_ball,
+    rounding,
+    size,
+    steepest,
+)
+from casemate.ops.rng import rows
+
+EPS = {"linf": 0.2, "l2": 0.5, "l1": 0.9, "l0": 2.0}
+NORMS = pytest.mark.parametrize("norm", list(EPS))
+BALLS = pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+
+
+def uniform(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def normal(*shape: int, seed: int = 1) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def with_edges(n: int, d: int, seed: int = 0) -> torch.Tensor:
+    """Rows with a third of their values at 0 and a third at 1."""
+    x = uniform(n, d, seed=seed)
+    kind = (3 * uniform(n, d, seed=seed + 100)).long()
+    return torch.where(kind == 0, 0.0, torch.where(kind == 1, 1.0, x))
+
+
+def test_sizes_of_a_row_by_hand():
+    delta = torch.tensor([[3.0, 0.0, -4.0]])
+    found = {norm: size(delta, norm).item() for norm in EPS}
+    assert found == {"linf": 4.0, "l2": 5.0, "l1": 7.0, "l0": 2.0}
+
+
+def test_a_pixel_counts_once_however_many_of_its_channels_changed():
+    delta = torch.zeros(1, 3, 2, 2)
+    delta[0, :, 0, 0] = 0.1
+    delta[0, 1, 1, 1] = 0.2
+    assert size(delta, "l0").item() == 2
+
+
+@BALLS
+def test_rounding_bounds_what_float32_adds(norm):
+    """x + delta is off by at most half a unit in the last place of a value up to 1, per value."""
+    x = uniform(200, 30, dtype=torch.float32)
+    delta = 0.1 * normal(200, 30).float()
+    x_adv = (x + delta).clamp(0, 1)
+    exact = (x.double() + delta.double()).clamp(0, 1)
+    assert (size(x_adv.double() - exact, norm) <= rounding(x, norm)).all()
+
+
+# --- steps ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("norm", "dual"), [("linf", "l1"), ("l2", "l2"), ("l1", "linf")])
+def test_the_steepest_direction_gains_the_dual_norm(norm, dual):
+    """max <g, d> over |d| <= 1 is the dual norm of g (Hölder)."""
+    grad = normal(20, 7)
+    step = steepest(grad, norm)
+    torch.testing.assert_close(size(step, norm), torch.ones(20, dtype=torch.float64))
+    torch.testing.assert_close((step * grad).sum(1), size(grad, dual))
+
+
+@NORMS
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_the_steepest_direction_does_not_depend_on_the_gradients_length(norm, scale):
+    grad = normal(20, 7).float()
+    torch.testing.assert_close(steepest(grad * scale, norm), steepest(grad, norm))
+
+
+@NORMS
+def test_a_row_without_gradient_does_not_move(norm):
+    grad = normal(3, 5)
+    grad[1] = 0
+    assert steepest(grad, norm)[1].eq(0).all()
+    assert mean_scaled(grad)[1].eq(0).all()
+
+
+def test_a_sparse_l1_step_is_spread_evenly_over_the_largest_gradients():
+    grad = torch.tensor([[0.1, -5.0, 3.0, 0.2, 0.0]])
+    torch.testing.assert_close(steepest(grad, "l1", 0.4), torch.tensor([[0.0, -0.5, 0.5, 0.0, 0.0]]))
+
+
+def test_a_sparse_l1_step_spends_nothing_on_zero_gradients():
+    """Four of five values are to move, but one only has a gradient: it gets the whole length."""
+    grad = torch.tensor([[0.0, 0.0, -2.0, 0.0, 0.0]])
+    torch.testing.assert_close(steepest(grad, "l1", 0.8), torch.tensor([[0.0, 0.0, -1.0, 0.0, 0.0]]))
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_mean_scaled_gradients_have_mean_size_one(scale):
+    scaled = mean_scaled(scale * normal(10, 8).float())
+    torch.testing.assert_close(scaled.abs().mean(1), torch.ones(10))
+
+
+def test_gradients_that_push_out_of_the_box_are_dropped():
+    x = torch.tensor([[0.0, 0.0, 1.0, 1.0, 0.5, 1e-7]])
+    grad = torch.tensor([[-1.0, 1.0, 1.0, -1.0, 2.0, -3.0]])
+    assert inward(grad, x).tolist() == [[0.0, 1.0, 0.0, -1.0, 2.0, -3.0]]
+
+
+# --- best point of ball and box -------------------------------------------------------------------
+
+
+def best_gain(x: np.ndarray, grad: np.ndarray, norm: str, eps: float) -> float:
+    """Largest <grad, d> over ball and box by a general solver."""
+    bounds = list(zip(-x, 1 - x, strict=True))
+    d = len(x)
+    match norm:
+        case "linf":
+            box = [(max(low, -eps), min(high, eps)) for low, high in bounds]
+            return -optimize.linprog(-grad, bounds=box).fun
+        case "l1":  # d = p - q with p, q >= 0 and sum(p + q) <= eps
+            parts = [(0, high) for _, high in bounds] + [(0, -low) for low, _ in bounds]
+            return -optimize.linprog(
+                np.r_[-grad, grad], A_ub=np.ones((1, 2 * d)), b_ub=[eps], bounds=parts
+            ).fun
+        case "l2":
+            ball = {"type": "ineq", "fun": lambda v: eps**2 - v @ v, "jac": lambda v: -2 * v}
+            return -optimize.minimize(
+                lambda v: -grad @ v, np.zeros(d), jac=lambda v: -grad, bounds=bounds, constraints=ball,
+                method="SLSQP", options={"ftol": 1e-12, "maxiter": 500},
+            ).fun  # fmt: skip
+        case _:
+            moves = np.where(grad > 0, 1 - x, x) * np.abs(grad)
+            return max(moves[list(some)].sum() for some in itertools.combinations(range(d), int(eps)))
+
+
+@NORMS
+def test_no_point_of_ball_and_box_lies_farther_along_the_gradient(norm):
+    x, grad = with_edges(12, 6), normal(12, 6)
+    found = linear_optimum(x, grad, norm, EPS[norm])
+    assert (size(found - x, norm) <= EPS[norm] * (1 + 1e-9)).all()
+    assert ((found >= 0) & (found <= 1)).all()
+    gain = ((found - x) * grad).sum(1)
+    best = [best_gain(a, g, norm, EPS[norm]) for a, g in zip(x.numpy(), grad.numpy(), strict=True)]
+    torch.testing.assert_close(gain, torch.tensor(best, dtype=torch.float64), rtol=1e-6, atol=1e-6)
+
+
+def test_away_from_the_box_the_l2_optimum_is_a_step_along_the_gradient():
+    x, grad = torch.full((4, 9), 0.5, dtype=torch.float64), normal(4, 9)
+    expected = x + 0.3 * grad / grad.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(linear_optimum(x, grad, "l2", 0.3), expected)
+
+
+@NORMS
+def test_a_ball_larger_than_the_box_gives_a_corner_of_the_box(norm):
+    x, grad = with_edges(5, 6), normal(5, 6)
+    expected = (grad > 0).to(x)
+    assert torch.equal(linear_optimum(x, grad, norm, float("inf")), expected)
+    assert torch.equal(linear_optimum(x, grad, norm, 1.0 if norm == "linf" else 6.0), expected)
+
+
+def test_an_l0_optimum_counts_pixels():
+    """One pixel may change in all channels: the one whose channels gain most together."""
+    x, grad = torch.full((1, 2, 1, 3), 0.5), torch.zeros(1, 2, 1, 3)
+    grad[0, :, 0, 0] = torch.tensor([3.0, 0.0])
+    grad[0, :, 0, 2] = torch.tensor([2.0, -2.0])
+    found = linear_optimum(x, grad, "l0", 1)
+    assert found.flatten().tolist() == [0.5, 0.5, 1.0, 0.5, 0.5, 0.0]
+
+
+# --- projections ----------------------------------------------------------------------------------
+
+
+def l1_by_bisection(delta: np.ndarray, room: np.ndarray, eps: float) -> np.ndarray:
+    """Sizes of the nearest point: clip(|d| - t, 0, room), t by halving an interval 200 times."""
+    low, high = 0.0, np.abs(delta).max()
+    if np.minimum(np.abs(delta), room).sum() <= eps:
+        return np.minimum(np.abs(delta), room)
+    for _ in range(200):
+        t = (low + high) / 2
+        low, high = (t, high) if np.clip(np.abs(delta) - t, 0, room).sum() > eps else (low, t)
+    return np.clip(np.abs(delta) - high, 0, room)
+
+
+@pytest.mark.parametrize("spread", [0.01, 0.3, 5.0])
+def test_l1_projection_finds_the_threshold(spread):
+    x = with_edges(40, 11, seed=3)
+    x_adv = x + spread * normal(40, 11, seed=4)
+    found = project(x_adv, x, "l1", 0.7)
+    for a, b, got in zip(x.numpy(), x_adv.numpy(), found.numpy(), strict=True):
+        expected = l1_by_bisection(b - a, np.where(b > a, 1 - a, a), 0.7)
+        np.testing.assert_allclose(np.abs(got - a), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l1"])
+def test_no_point_of_ball_and_box_is_nearer_than_the_projection(norm):
+    """Where p is nearest to z, <z - p, q - p> <= 0 for every q of the convex set (its normal cone)."""
+    x = with_edges(30, 8)
+    z = x + normal(30, 8)
+    p = project(z, x, norm, EPS[norm])
+    for seed in range(50):
+        q = linear_optimum(x, normal(30, 8, seed=10 + seed), norm, EPS[norm])
+        assert (((z - p) * (q - p)).sum(1) <= 1e-9).all()
+    q = linear_optimum(x, z - p, norm, EPS[norm])
+    assert (((z - p) * (q - p)).sum(1) <= 1e-9).all()
+
+
+def test_l2_projection_shortens_then_clips():
+    x = torch.tensor([[0.5, 0.5], [0.0, 0.5]])
+    found = project(x + torch.tensor([[3.0, 4.0], [-3.0, 4.0]]), x, "l2", 0.1)
+    torch.testing.assert_close(found, torch.tensor([[0.56, 0.58], [0.0, 0.58]]))
+
+
+def test_l0_projection_keeps_the_largest_changes():
+    x = torch.full((1, 4), 0.5)
+    found = project(x + torch.tensor([[0.1, -0.3, 0.2, 0.05]]), x, "l0", 2)
+    torch.testing.assert_close(found, torch.tensor([[0.5, 0.2, 0.7, 0.5]]))
+
+
+@NORMS
+def test_projecting_twice_is_projecting_once(norm):
+    x = with_edges(20, 9)
+    once = project(x + normal(20, 9), x, norm, EPS[norm])
+    torch.testing.assert_close(project(once, x, norm, EPS[norm]), once, rtol=0, atol=1e-12)
+
+
+@NORMS
+def test_an_infinite_radius_leaves_the_box(norm):
+    z = 2 * normal(6, 5)
+    assert torch.equal(project(z, torch.zeros_like(z), norm, float("inf")), z.clamp(0, 1))
+
+
+@NORMS
+def test_each_row_may_have_its_own_radius(norm):
+    x, z = with_edges(3, 6), with_edges(3, 6) + normal(3, 6)
+    radii = torch.tensor([0.0, 1.0, 2.0], dtype=torch.float64)
+    together = project(z, x, norm, radii)
+    alone = [project(z[i : i + 1], x[i : i + 1], norm, float(radii[i])) for i in range(3)]
+    torch.testing.assert_close(together, torch.cat(alone))
+
+
+@NORMS
+def test_a_radius_of_zero_gives_the_input_back(norm):
+    x = with_edges(5, 6).float()
+    assert torch.equal(project(x + 1e-3 * normal(5, 6).float(), x, norm, 0.0), x)
+
+
+# --- random starts --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_random_starts_are_uniform_in_volume(norm):
+    """The ball of radius r holds the share (r / eps)^d of the volume, so (|delta| / eps)^d is uniform.
+
+    Kolmogorov-Smirnov at a level of 1 in 1,000 on 2,000 draws, which do not change.
+    """
+    d = 3
+    delta = random_in_ball(torch.zeros(2000, d, dtype=torch.float64), norm, 0.7, rows(0, 2000))
+    share = (size(delta, norm) / 0.7) ** d
+    assert stats.kstest(share.numpy(), "uniform").pvalue > 1e-3
+
+
+@BALLS
+def test_random_starts_are_symmetric(norm):
+    """Each value is positive as often as negative: 1,000 of 2,000, give or take four deviations."""
+    delta = random_in_ball(torch.zeros(2000, 3, dtype=torch.float64), norm, 0.7, rows(1, 2000))
+    assert ((delta > 0).sum(0) - 1000).abs().max() <= 4 * (2000 / 4) ** 0.5
+
+
+def test_random_l0_starts_change_every_position_equally_often():
+    """2 of 5 positions: each in 800 of 2,000 rows, give or take four deviations."""
+    x = torch.full((2000, 5), 0.5)
+    delta = random_in_ball(x, "l0", 2, rows(0, 2000))
+    assert size(delta, "l0").eq(2).all()
+    assert (delta.ne(0).sum(0) - 800).abs().max() <= 4 * (2000 * 0.4 * 0.6) ** 0.5
+
+
+def test_random_l0_starts_change_whole_pixels():
+    delta = random_in_ball(torch.full((20, 3, 4, 4), 0.5), "l0", 3, rows(0, 20))
+    assert size(delta, "l0").eq(3).all()
+    assert delta.ne(0).flatten(1).sum(1).eq(9).all()
+
+
+@NORMS
+def test_a_rows_start_does_not_depend_on_its_neighbours(norm):
+    x = with_edges(4, 6)
+    together = random_in_ball(x, norm, EPS[norm], rows(5, 4))
+    alone = random_in_ball(x[2:3], norm, EPS[norm], rows(5, [2]))
+    assert torch.equal(together[2:3], alone)
+
+
+@NORMS
+def test_empty_batches_pass_through(norm):
+    x = torch.zeros(0, 1, 2, 2)
+    for out in (
+        project(x, x, norm, 1.0),
+        random_in_ball(x, norm, 1.0, rows(0, 0)),
+        linear_optimum(x, x, norm, 1.0),
+        steepest(x, norm),
+    ):
+        assert out.shape == x.shape
