@@ -274,6 +274,11 @@ def harden(folder: Path) -> Path:
             )
         if verdict.threat == "backdoor-patch":
             after.append(verdict.model_copy(update={"measured": share(735, 750), "tried": (), "curves": {}}))
+        if verdict.threat == "poisoning-labels":
+            again = Verdict(
+                threat="again", title=verdict.title, family="", outcome="not_tested", why="not attacked again"
+            )
+            after.append(again)
     price = {
         "defence": "training.trades", "training_seconds": 187.0, "epochs": 20, "weights": "model.safetensors",
         "candidates": {"training.trades": {"robust_accuracy_on_rows_kept_aside": 0.58}},

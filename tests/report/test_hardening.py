@@ -8,6 +8,8 @@ from casemate.assess.result import Assessment
 from casemate.assess.store import Store
 from casemate.report import build
 from casemate.report.hardening import hardening
+from casemate.report.view import view
+from casemate.report.write import gather
 
 
 def pair(folder: Path) -> tuple[Assessment, Assessment]:
@@ -69,3 +71,13 @@ def test_the_report_shows_before_and_after(folder: Path) -> None:
     assert "| Small changes of every value | ✗ falls: 12.0%" in text
     (folder / "assessment.json").unlink()
     assert "not known" in build(inner, ["md"])[0].read_text(encoding="utf-8")
+
+
+def test_threats_that_were_not_attacked_again_stay_with_their_question(folder: Path) -> None:
+    shown = view(gather(harden(folder)), {})
+    assert [answer.question for answer in shown.answers] == [
+        "Can it be fooled?",
+        "Can it be poisoned?",
+        "Does it leak?",
+    ]
+    assert shown.answers[1].sentence.endswith("Of 2 threats 1 falls and 1 was not tested.")

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from casemate.assess.result import Outcome, Result, Verdict
 from casemate.report import words
 from casemate.report.cases import doubt, number
+from casemate.report.flags import explain
 from casemate.report.model import Answer, Left, Number, Tried, VerdictView
 
 ORDER: tuple[Outcome, ...] = ("falls", "inconclusive", "not_tested", "holds")
@@ -35,7 +36,7 @@ def verdict_view(verdict: Verdict, results: Mapping[str, Result], names: Mapping
         outcome=verdict.outcome,
         word=word,
         symbol=symbol,
-        why="" if verdict.why.startswith("required:") else _sentence(words.plain(verdict.why)),
+        why=_why(verdict.why),
         metric=words.metric(verdict.metric).title if verdict.metric else "",
         measured=number(verdict.measured, verdict.metric),
         baseline=number(verdict.baseline, verdict.metric),
@@ -216,6 +217,16 @@ def _verb(outcome: Outcome, count: int) -> str:
 
 def _and(parts: Sequence[str]) -> str:
     return f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else "".join(parts)
+
+
+def _why(text: str) -> str:
+    """Write a reason as a sentence, with names of checks in words; a mere requirement is shown elsewhere."""
+    if text.startswith("required:"):
+        return ""
+    head, mark, codes = text.partition("a check failed: ")
+    if mark:
+        text = head + mark + ", ".join(explain(code).title.lower() for code in codes.split(", "))
+    return _sentence(words.plain(text))
 
 
 def _sentence(text: str) -> str:

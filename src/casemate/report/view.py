@@ -34,7 +34,7 @@ class Found:
 
 def view(found: Found, entries: Mapping[str, Entry]) -> View:
     """Lay a report out; the same input gives the same report."""
-    assessment, results = found.assessment, found.results
+    assessment, results = _with_families(found.assessment, found.before), found.results
     names = labels(results, entries)
     by_key = {result.key: result for result in results}
     verdicts = [verdict_view(verdict, by_key, names) for verdict in assessment.verdicts]
@@ -64,6 +64,16 @@ def view(found: Found, entries: Mapping[str, Entry]) -> View:
         words=tuple(Word(word=t.word, meaning=t.meaning) for t in terms(families)),
         version=assessment.provenance.casemate if assessment.provenance else "",
     )  # fmt: skip
+
+
+def _with_families(assessment: Assessment, before: Assessment | None) -> Assessment:
+    """Give threats that were not attacked again the family they had before."""
+    known = {verdict.title: verdict.family for verdict in before.verdicts} if before else {}
+    verdicts = tuple(
+        verdict if verdict.family else verdict.model_copy(update={"family": known.get(verdict.title, "")})
+        for verdict in assessment.verdicts
+    )
+    return assessment.model_copy(update={"verdicts": verdicts})
 
 
 def shown_first(assessment: Assessment, results: Sequence[Result]) -> list[str]:
