@@ -15,6 +15,7 @@ from casemate.assess.result import Result
 from casemate.report.words import duration, interval, metric, number
 
 BEAT = 15.0  # seconds between two plain lines on one case
+KEPT = "(kept)"  # ends the title of a case that is answered from the folder
 REDRAW = 0.05  # seconds between two updates of a bar
 
 
@@ -53,7 +54,8 @@ class Lines:
         self._started = self._said = self._clock()
         if not self._done:
             self._begun = self._started
-        self._say(self._done + 1, f"{title} ...")
+        if not title.endswith(KEPT):
+            self._say(self._done + 1, f"{title} ...")
 
     def step(self, step: int, total: int, values: Mapping[str, float], /) -> None:
         """Say how far the case is, if nothing was said for a while."""
