@@ -72,7 +72,8 @@ def assess(
         UsageError: an argument, file or plan is not as it must be.
     """
     check(plan)
-    options = options or Options(model=plan.model or Options.model, data=plan.data or Options.data)
+    if options is None:
+        options = Options(model=plan.model or Options.model, data=plan.data or Options.data)
     store = Store(out)
     store.open()
     named = [spec if isinstance(spec, str) else type(spec).__name__ for spec in (options.model, options.data)]
@@ -82,12 +83,18 @@ def assess(
                        device=options.device)  # fmt: skip
     options = replace(options, model=model.name, data=data.name)
     seed = plan.seed if seed is None else seed
-    plan = plan if rows is None else plan.model_copy(
-        update={"rows": rows, "threats": tuple(t.model_copy(update={"rows": None}) for t in plan.threats)}
+    plan = (
+        plan
+        if rows is None
+        else plan.model_copy(
+            update={"rows": rows, "threats": tuple(t.model_copy(update={"rows": None}) for t in plan.threats)}
+        )
     )
     with Workers(options.workers) as workers:
         bench, doubts = make_bench(model, data, options, store, workers, seed)
-        return assess_bench(bench, plan, options, doubts, seed=seed, only=only, command=command, progress=progress)
+        return assess_bench(
+            bench, plan, options, doubts, seed=seed, only=only, command=command, progress=progress
+        )
 
 
 def make_bench(
@@ -133,7 +140,8 @@ def assess_bench(
     """
     behind = defences or {}
     wanted = [
-        (threat, cases_of(threat, plan, bench, seed, only, behind.get(threat.id, ()))) for threat in plan.threats
+        (threat, cases_of(threat, plan, bench, seed, only, behind.get(threat.id, ())))
+        for threat in plan.threats
     ]
     if only is not None and not any(cases for _, cases in wanted):
         raise UsageError(f"The pattern --only '{only}' matches no method and no threat of the plan.")
@@ -154,13 +162,20 @@ def assess_bench(
 
 
 def cases_of(
-    threat: Threat, plan: Plan, bench: Bench, seed: int, only: str | None = None, defences: tuple[str, ...] = ()
+    threat: Threat,
+    plan: Plan,
+    bench: Bench,
+    seed: int,
+    only: str | None = None,
+    defences: tuple[str, ...] = (),
 ) -> list[Case]:
     """Cases of a threat; in a chain each one continues on what the earlier ones left standing."""
     cases: list[Case] = []
     for ask in threat.attacks:
         entry = find(ask.method)
-        if only and not any(fnmatch.fnmatch(name, only) for name in (entry.id, entry.name, threat.id, entry.family)):
+        if only and not any(
+            fnmatch.fnmatch(name, only) for name in (entry.id, entry.name, threat.id, entry.family)
+        ):
             continue
         for rate in threat.rates or (None,):
             after = tuple(c.key for c in cases) if threat.chain else ()

@@ -29,12 +29,17 @@ def inspect_outputs(target: Classifier, x: Tensor) -> list[Flag]:
     noisy = (torch.nn.modules.batchnorm._BatchNorm, torch.nn.modules.dropout._DropoutNd)
     if any(m.training and isinstance(m, noisy) for m in target.net.modules()):
         flags.append(
-            Flag(code="batch-norm-train-mode", detail="the net came in training mode; a copy in evaluation mode is tested")
+            Flag(
+                code="batch-norm-train-mode",
+                detail="the net came in training mode; a copy in evaluation mode is tested",
+            )
         )
     first, second = target.predict(x), target.predict(x)
     if not first.isfinite().all():
         bad = int((~first.isfinite().all(1)).sum())
-        flags.append(Flag(code="nan-output", detail=f"{bad} of {len(x)} inputs get values that are not numbers"))
+        flags.append(
+            Flag(code="nan-output", detail=f"{bad} of {len(x)} inputs get values that are not numbers")
+        )
     elif float((first - second).abs().max()) > 1e-4 * float(first.abs().max().clamp(min=1e-30)):
         flags.append(Flag(code="randomised", detail="two passes over the same inputs disagree"))
     return flags
@@ -61,7 +66,9 @@ def inspect_gradients(prepared: Prepared, samples: Samples, seed: int) -> list[F
     flags = []
     zero = GradientOracle(prepared, Ledger.empty(len(x))).gradient(x, goal).grad.flatten(1).eq(0).all(1)
     if zero.any():
-        flags.append(Flag(code="zero-gradient", detail=f"{int(zero.sum())} of {len(x)} rows have no gradient"))
+        flags.append(
+            Flag(code="zero-gradient", detail=f"{int(zero.sum())} of {len(x)} rows have no gradient")
+        )
     pgd = find("evasion.pgd")
 
     def fooled(eps: float, steps: int) -> Tensor:
@@ -71,10 +78,19 @@ def inspect_gradients(prepared: Prepared, samples: Samples, seed: int) -> list[F
 
     if float(fooled(1.0, 20).double().mean()) < 0.95:
         share = float(fooled(1.0, 20).double().mean())
-        flags.append(Flag(code="large-eps-fails", detail=f"in a ball that holds every input only {share:.0%} are fooled"))
+        flags.append(
+            Flag(
+                code="large-eps-fails", detail=f"in a ball that holds every input only {share:.0%} are fooled"
+            )
+        )
     few, many = fooled(0.1, 5), fooled(0.1, 20)
     if int(few.sum()) > int(many.sum()) + 0.05 * len(x):
-        flags.append(Flag(code="more-steps-hurt", detail=f"5 steps fool {int(few.sum())} rows, 20 steps {int(many.sum())}"))
+        flags.append(
+            Flag(
+                code="more-steps-hurt",
+                detail=f"5 steps fool {int(few.sum())} rows, 20 steps {int(many.sum())}",
+            )
+        )
     return flags
 
 
@@ -93,5 +109,10 @@ def black_box_wins(standing: Mapping[str, Tensor], white: Iterable[str], black: 
     only_black = int((after_white & ~after_all).sum())
     fooled = int((~after_all).sum())
     if only_black >= 5 and only_black > 0.05 * fooled:
-        return [Flag(code="black-box-beats-white-box", detail=f"{only_black} rows fell only to attacks without gradients")]
+        return [
+            Flag(
+                code="black-box-beats-white-box",
+                detail=f"{only_black} rows fell only to attacks without gradients",
+            )
+        ]
     return []

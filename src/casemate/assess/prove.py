@@ -92,7 +92,9 @@ def _prove(entry: Entry, seed: int, pool: Workers, folder: Path, progress: Progr
     try:
         scene = find(entry.id)
     except NotApplicable as error:
-        return Proof(id=entry.id, scene="", bar="", holds=False, seconds=0, seed=seed, source="", error=str(error))
+        return Proof(
+            id=entry.id, scene="", bar="", holds=False, seconds=0, seed=seed, source="", error=str(error)
+        )
     said = {"id": entry.id, "scene": scene.title, "bar": str(scene.bar), "seed": seed, "source": scene.source}
     try:
         clean, baseline, attack, holds = _show(scene, entry, seed, pool, Store(folder), progress)

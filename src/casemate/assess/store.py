@@ -117,6 +117,8 @@ def _write(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(beside, path)
     except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}. What was computed before is kept.") from None
+        raise UsageError(
+            f"{path} cannot be written: {error.strerror}. What was computed before is kept."
+        ) from None
     finally:
         beside.unlink(missing_ok=True)

@@ -70,11 +70,17 @@ def _outcome(
     doubts = sorted({f.code for f in flags} & SERIOUS)
     unfinished = [r.case.method for r in results if r.status == "failed"]
     if "blind-baseline" in doubts:
-        return "inconclusive", "members can be told from others without the model, which says nothing about it"
+        return (
+            "inconclusive",
+            "members can be told from others without the model, which says nothing about it",
+        )
     if outcome == "holds" and doubts:
         return "inconclusive", f"the number would hold, but a check failed: {', '.join(doubts)}"
     if outcome == "holds" and unfinished:
-        return "inconclusive", f"the number would hold, but not every attack finished: {', '.join(unfinished)}"
+        return (
+            "inconclusive",
+            f"the number would hold, but not every attack finished: {', '.join(unfinished)}",
+        )
     if outcome == "inconclusive":
         return outcome, f"the interval contains the bound ({threat.require}); more rows or repeats would tell"
     return outcome, f"required: {threat.require}"
@@ -136,7 +142,12 @@ def describe_budget(threat: Threat, shape: tuple[int, ...]) -> str:
 
 def _access(threat: Threat) -> str:
     levels = {find(ask.method).access.__name__ for ask in threat.attacks}
-    names = {"LabelOracle": "decisions", "ScoreOracle": "scores", "GradientOracle": "gradients", "Samples": "training data"}
+    names = {
+        "LabelOracle": "decisions",
+        "ScoreOracle": "scores",
+        "GradientOracle": "gradients",
+        "Samples": "training data",
+    }
     return ", ".join(sorted(names.get(level, level) for level in levels))
 
 

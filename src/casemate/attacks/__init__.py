@@ -1,0 +1,1 @@
+"""Attacks by family: one file per method, none importing another."""

@@ -23,7 +23,7 @@ class Samples:
     def __post_init__(self) -> None:
         if len(self.x) != len(self.y):
             raise UsageError(f"Data must have one label per input. Got {len(self.x)} inputs and {len(self.y)} labels.")
-        if len(self.y) and not (0 <= int(self.y.min()) and int(self.y.max()) < self.classes):
+        if len(self.y) and not (int(self.y.min()) >= 0 and int(self.y.max()) < self.classes):
             raise UsageError(
                 f"Labels must be in 0 .. {self.classes - 1}. Got {int(self.y.min())} .. {int(self.y.max())}."
             )

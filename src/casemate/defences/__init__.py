@@ -1,0 +1,1 @@
+"""Defences by the place where they stand: one file per method."""

@@ -186,9 +186,7 @@ def _shares(clean: Tensor, standing: Tensor, todo: Tensor, found: Attempt, n: in
     }
 
 
-def _noise(
-    case: Case, bench: Bench, samples: Samples, numbers: Tensor, clean: Tensor
-) -> dict[str, Estimate]:
+def _noise(case: Case, bench: Bench, samples: Samples, numbers: Tensor, clean: Tensor) -> dict[str, Estimate]:
     """Attack the clean-correct rows with random noise of the same budget, as the baseline."""
     assert case.budget is not None
     name = f"noise {case.budget.model_dump_json()} {case.rows} {case.seed}"
@@ -239,7 +237,9 @@ def _flags(
     if gap > 0.02:
         flags.append(Flag(code="eight-bit-gap", detail=f"{gap:.1%} of the rows stand again after rounding"))
     if case.after:
-        flags.append(Flag(code="after-others", detail=f"attacked what {len(case.after)} earlier attacks left"))
+        flags.append(
+            Flag(code="after-others", detail=f"attacked what {len(case.after)} earlier attacks left")
+        )
     elif baseline["success_rate"].low > metrics["success_rate"].high:
         flags.append(Flag(code="baseline-beats-attack", detail="random noise of equal size fools more rows"))
     return tuple(flags)

@@ -178,7 +178,11 @@ def _backdoor(case: Case, victims: Victims, train: Samples, test: Samples) -> Me
         clean={"accuracy": over_victims(clean_accuracy, len(test)), "attack_success": over_victims(false, n)},
         flags=_few_victims(case),
         tensors=_triggered(victims, test),
-        notes={"poisoned_rows": len(victims.poisons[0].rows), "victims": case.repeats, "target": victims.poisons[0].target},
+        notes={
+            "poisoned_rows": len(victims.poisons[0].rows),
+            "victims": case.repeats,
+            "target": victims.poisons[0].target,
+        },
     )
 
 
@@ -199,7 +203,9 @@ def hits(model: Classifier, rows: Samples, poison: Poison) -> float:
 def _few_victims(case: Case) -> tuple[Flag, ...]:
     if case.repeats >= 3:
         return ()
-    return (Flag(code="few-victims", detail=f"{case.repeats} victims; three or more are needed for an interval"),)
+    return (
+        Flag(code="few-victims", detail=f"{case.repeats} victims; three or more are needed for an interval"),
+    )
 
 
 def _pictures(poison: Poison, train: Samples) -> dict[str, Tensor]:

@@ -1,0 +1,1 @@
+"""Backdoors: change training rows so that a trigger steers the model."""

@@ -1,0 +1,1 @@
+"""Evasion: change an input so that the model errs."""

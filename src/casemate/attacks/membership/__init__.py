@@ -1,0 +1,1 @@
+"""Membership inference: tell which rows a model was trained on."""

@@ -1,0 +1,1 @@
+"""Poisoning: change training rows so that the model errs more."""

@@ -1,0 +1,1 @@
+"""Defences that mend a trained model."""

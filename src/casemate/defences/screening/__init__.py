@@ -1,0 +1,1 @@
+"""Defences that look for poisoned rows."""

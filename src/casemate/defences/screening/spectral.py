@@ -60,7 +60,9 @@ def spectral(
         NotApplicable: the net does not end in a linear layer.
     """
     features = penultimate(model, data.x)
-    members = [rows for rows in ((data.y == c).nonzero().flatten() for c in range(data.classes)) if len(rows) > 1]
+    members = [
+        rows for rows in ((data.y == c).nonzero().flatten() for c in range(data.classes)) if len(rows) > 1
+    ]
     scores = [signature(features[rows]) for rows in members]
     far = standing_out(torch.tensor([float(s.mean()) for s in scores]), outlier)
     keep = torch.ones(len(data), dtype=torch.bool, device=data.y.device)

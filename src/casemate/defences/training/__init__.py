@@ -1,0 +1,1 @@
+"""Defences that change how a model is trained."""

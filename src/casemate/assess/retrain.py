@@ -1,0 +1,172 @@
+"""Train a target again with a defence, and choose between defences by what they achieve."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from casemate.assess import checks
+from casemate.assess.bench import Bench
+from casemate.assess.digest import digest, digest_net
+from casemate.assess.families.evasion import attempt
+from casemate.assess.progress import Progress
+from casemate.assess.result import Flag
+from casemate.core.compiled import compile_forward
+from casemate.core.data import Samples, split
+from casemate.core.errors import NotApplicable, UsageError
+from casemate.core.recipe import Recipe
+from casemate.core.registry import Entry, find
+from casemate.core.target import Classifier, Prepared
+from casemate.core.threat import Lp, Misclassify
+from casemate.ops.rng import generator, seed_of, seeded
+
+HOLDOUT = 500  # training rows kept aside to choose between trained defences
+LONGER = 2  # training on attacked inputs gets this many times the epochs
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A target trained on `rows` with a defence; `robust` is its accuracy under attack on others."""
+
+    entry: Entry
+    recipe: Recipe
+    model: Classifier
+    rows: Samples
+    robust: float
+    seconds: float
+
+
+def retrain(
+    bench: Bench, candidates: Sequence[Entry], budget: Lp, seed: int, progress: Progress
+) -> tuple[Trained, dict[str, Any]]:
+    """Train the target with each defence side by side and keep the one that stands best.
+
+    They are compared under a short attack on training rows that were kept aside. Finished weights
+    lie in the store's folder, and the same command finds them there.
+
+    Args:
+        bench: the target, with training data and recipe.
+        candidates: training defences.
+        budget: the ball that the model should withstand.
+        seed: base seed.
+        progress: told of the training's steps.
+
+    Returns:
+        The best, and what to report of all of them.
+
+    Raises:
+        UsageError: there are no training data or no recipe.
+    """
+    if bench.train is None or bench.recipe is None:
+        raise UsageError(
+            "Training a defence needs training data and a recipe; give --data with both parts and --recipe."
+        )
+    aside, rest = split(bench.train, min(HOLDOUT, len(bench.train) // 5), generator(seed, "holdout"))
+    longer = replace(bench.recipe, epochs=LONGER * bench.recipe.epochs)
+    recipes = {
+        entry.id: entry.run(longer, **entry.validate({"eps": budget.eps, "norm": budget.norm}))
+        for entry in candidates
+    }
+    models, seconds = _weights(bench, recipes, rest, seed, progress)
+    found = [
+        Trained(
+            entry, recipes[entry.id], models[entry.id], rest,
+            robust_share(models[entry.id], aside, budget, seed), seconds[entry.id],
+        )
+        for entry in candidates
+    ]  # fmt: skip
+    best = max(found, key=lambda t: t.robust)
+    report = {
+        "defence": best.entry.id,
+        "weights": f"{best.entry.id}.safetensors",
+        "epochs": best.recipe.epochs,
+        "training_seconds": best.seconds,
+        "rows_kept_aside": len(aside),
+        "candidates": {t.entry.id: {"robust_accuracy_on_rows_kept_aside": t.robust} for t in found},
+    }
+    return best, report
+
+
+def _weights(
+    bench: Bench, recipes: Mapping[str, Recipe], rest: Samples, seed: int, progress: Progress
+) -> tuple[dict[str, Classifier], dict[str, float]]:
+    """Read the weights that are there and train the others side by side; with seconds by defence."""
+    folder = bench.store.folder
+    wanted = {
+        name: digest(recipe.digest(), bench.digests["data"], str(seed)) for name, recipe in recipes.items()
+    }
+    models: dict[str, Classifier] = {}
+    seconds: dict[str, float] = {}
+    for name, recipe in recipes.items():
+        known = _read(folder / f"{name}.safetensors", wanted[name], recipe, bench)
+        if known is not None:
+            models[name], seconds[name] = known
+    missing = [name for name in recipes if name not in models]
+    title = f"training with {', '.join(recipes)}"
+    progress.plan([title])
+    progress.start(title, title)
+    begun = time.perf_counter()
+    trained = bench.train_many(
+        [(recipes[n], rest, seed_of(seed, "harden")) for n in missing], tick=progress.step
+    )
+    took = time.perf_counter() - begun
+    for name, model in zip(missing, trained, strict=True):
+        models[name], seconds[name] = model, took
+        weights = {k: v.contiguous() for k, v in model.net.state_dict().items()}
+        save_file(weights, folder / f"{name}.safetensors", {"made": wanted[name], "seconds": str(took)})
+    progress.finish(title, None)
+    return models, seconds
+
+
+def _read(path: Path, made: str, recipe: Recipe, bench: Bench) -> tuple[Classifier, float] | None:
+    """Read weights that this very recipe, data and seed made; None where there are none."""
+    try:
+        with safe_open(path, "pt") as file:
+            card = file.metadata() or {}
+        if card.get("made") != made:
+            return None
+        with seeded(0, torch.device("cpu")):
+            net = recipe.make()
+        net.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError):
+        return None
+    net.to(bench.target.device).eval()
+    model = Classifier(net, bench.target.classes, bench.target.shape, device=bench.target.device)
+    return model, float(card["seconds"])
+
+
+def robust_share(model: Classifier, rows: Samples, budget: Lp, seed: int) -> float:
+    """Share of rows that a model still gets right under 20 steps of margin PGD."""
+    pgd = find("evasion.pgd")
+    if budget.norm not in pgd.norms:
+        raise NotApplicable(f"no defence in training is chosen for {budget.norm} budgets")
+    right = (model.predict(rows.x).argmax(1) == rows.y).nonzero().flatten()
+    found = attempt(
+        pgd, Prepared(model), rows.x[right], Misclassify(rows.y[right]), budget,
+        params=pgd.validate({"steps": 20, "loss": "margin"}), numbers=torch.arange(len(right)), seed=seed,
+    )  # fmt: skip
+    return (len(right) - int(found.fooled.sum())) / max(1, len(rows))
+
+
+def replaced(bench: Bench, trained: Trained, seed: int) -> tuple[Bench, list[Flag]]:
+    """Put the trained model in the target's place and inspect it: the bench and what is doubtful."""
+    prepared = Prepared(trained.model)
+    sample = bench.test[: checks.ROWS * 2]
+    prepared.fast = compile_forward(prepared, sample.x)
+    doubts = [
+        *checks.inspect_outputs(trained.model, sample.x),
+        *checks.inspect_gradients(prepared, sample, seed),
+    ]
+    # the rows kept aside are no training rows of the new model, which its victims' key must tell
+    digests = {
+        **bench.digests,
+        "target": digest_net(trained.model.net),
+        "recipe": digest(bench.digests["recipe"], str(len(trained.rows)), str(seed)),
+    }
+    new = replace(bench, target=trained.model, prepared=prepared, train=trained.rows, digests=digests)
+    return new, doubts
