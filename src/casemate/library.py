@@ -122,6 +122,9 @@ def read(out: str | Path) -> Assessment:
     Args:
         out: folder of an assessment.
 
+    Returns:
+        The assessment.
+
     Raises:
         UsageError: there is none, or it is damaged.
     """

@@ -60,10 +60,8 @@ def checked_pt2(path: Path) -> io.BytesIO:
     """Copy a `torch.export` archive without whatever could run code.
 
     The example inputs, which the loader may unpickle, and the guards, which it executes, are left
-    out; both only serve to check inputs.
-
-    Raises:
-        UsageError: what the model needs cannot be had safely; says what.
+    out; both only serve to check inputs. Raises UsageError if what the model needs cannot be had
+    safely; says what.
     """
     with zipfile.ZipFile(path) as archive:
         content = {name: archive.read(name) for name in archive.namelist()}

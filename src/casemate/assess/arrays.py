@@ -29,8 +29,7 @@ class Reading:
     def samples(self, parts: Mapping[str, tuple[Any, Any]], names: Sequence[str] = ()) -> dict[str, Samples]:
         """Turn parts, each inputs and labels by its name, into samples.
 
-        Raises:
-            UsageError: a part is not as it must be; says which, what was expected and what came.
+        Raises UsageError if a part is not as it must be; says which, what was expected, what came.
         """
         inputs = {part: _as_array(f"x_{part}", x) for part, (x, _) in parts.items()}
         labels = {part: self._labels(f"y_{part}", y) for part, (_, y) in parts.items()}

@@ -44,6 +44,9 @@ def load_data(spec: Any, *, bounds: tuple[float, float] = (0.0, 1.0)) -> LoadedD
             y_train, x_test, y_test), a pair of samples, or a mapping with these names.
         bounds: lowest and highest value of float inputs; they become 0 and 1.
 
+    Returns:
+        The data with their digest, and flags on what was changed on the way.
+
     Raises:
         UsageError: the data cannot be had or are not as they must be.
     """

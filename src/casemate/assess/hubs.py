@@ -17,6 +17,12 @@ def timm_net(name: str, *, classes: int | None = None, pretrained: bool = True) 
         name: the model's name in timm.
         classes: number of classes K; None means the model's own.
         pretrained: take the weights that timm finds in its cache.
+
+    Returns:
+        The net.
+
+    Raises:
+        UsageError: timm is not installed or cannot make the model.
     """
     try:
         import timm

@@ -36,8 +36,7 @@ class Function:
     def __call__(self, *arguments: Any) -> Any:
         """Import the module, if need be, and call the function.
 
-        Raises:
-            UsageError: the module cannot be imported, has no such function, or the function raised.
+        Raises UsageError if the module cannot be imported, has no such function, or that raised.
         """
         function = self.find()
         try:

@@ -23,8 +23,7 @@ from casemate.core.errors import UsageError
 def load_weights(net: nn.Module, path: Path) -> nn.Module:
     """Put the weights of a safetensors file into `net` and return it.
 
-    Raises:
-        UsageError: the file is missing, is no safetensors file, or does not fit the net.
+    Raises UsageError if the file is missing, is no safetensors file, or does not fit the net.
     """
     if not path.is_file():
         raise UsageError(f"The weights file {path} does not exist.")

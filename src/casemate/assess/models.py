@@ -57,6 +57,9 @@ def load_model(
         device: "auto", "cpu", "cuda" or "cuda:N".
         classes: number of classes K; None means as many as the model returns.
 
+    Returns:
+        The target with its digest, and what was noticed on the way.
+
     Raises:
         UsageError: the model cannot be had, or does not fit the data.
     """

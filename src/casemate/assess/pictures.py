@@ -16,13 +16,9 @@ TRAIN, TEST = ("train", "training"), ("test", "val", "valid", "validation")
 def read_folder(folder: Path) -> tuple[dict[str, tuple[Any, Any]], tuple[str, ...]]:
     """Read `train/CLASS/*.png` and `test/CLASS/*.png`, or `CLASS/*.png` alone as test data.
 
-    Classes are numbered by name, or by their line in a file `classes.txt`.
-
-    Returns:
-        Inputs and labels by part, and the names of the classes.
-
-    Raises:
-        UsageError: there is no such folder, nothing in it, or pictures of several sizes.
+    Classes are numbered by name, or by their line in a file `classes.txt`. Returns inputs and labels
+    by part, and the names of the classes. Raises UsageError if there is no such folder, nothing in
+    it, or pictures of several sizes.
     """
     if not folder.is_dir():
         raise UsageError(f"The folder of 'folder:{folder}' does not exist.")

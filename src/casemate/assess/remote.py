@@ -61,8 +61,7 @@ class Endpoint:
     def post(self, question: dict[str, Any]) -> dict[str, Any]:
         """Send a question and read the answer.
 
-        Raises:
-            ConnectionError: there is no answer, or none in the agreed form.
+        Raises ConnectionError if there is no answer, or none in the agreed form.
         """
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         secret = os.environ.get("CASEMATE_AUTHORIZATION")
