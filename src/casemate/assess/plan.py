@@ -238,8 +238,7 @@ def _thorough() -> Plan:
 def read_plan(path: Path | str) -> Plan:
     """Read a plan in TOML; `attacks` may be method names, ensembles ("autoattack") or tables.
 
-    Raises:
-        UsageError: the file is missing or something in it is not as it must be; says what.
+    Raises UsageError if the file is missing or something in it is not as it must be; says what.
     """
     try:
         raw = tomllib.loads(Path(path).read_text(encoding="utf-8"))

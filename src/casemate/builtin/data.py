@@ -53,6 +53,9 @@ def shapes(train: int = 2000, test: int = 1000, seed: int = 0) -> tuple[Samples,
         train: number of training images.
         test: number of test images.
         seed: seed of the attributes (see `builtin.shapes`).
+
+    Returns:
+        Training and test images.
     """
     samples = drawn.shapes(train + test, seed)
     return samples[slice(0, train)], samples[slice(train, None)]

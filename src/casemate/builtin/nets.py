@@ -11,6 +11,9 @@ def small_cnn(shape: tuple[int, ...], classes: int, /, *, width: int = 16, hidde
         classes: number of classes K.
         width: channels of the first convolution; the second has twice as many.
         hidden: units of the hidden layer.
+
+    Returns:
+        The net, (N, C, H, W) -> logits (N, K).
     """
     values = 2 * width * _quarter(shape[1]) * _quarter(shape[2])
     return nn.Sequential(
@@ -34,6 +37,9 @@ def small_mlp(shape: tuple[int, ...], classes: int, /, *, hidden: int = 128) -> 
         shape: shape S of one input.
         classes: number of classes K.
         hidden: units of each hidden layer.
+
+    Returns:
+        The net, (N, *S) -> logits (N, K).
     """
     values = 1
     for size in shape:

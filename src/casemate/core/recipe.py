@@ -66,10 +66,8 @@ class Recipe:
         """Train a fresh net on `data`: a function of the data and of `rng`, which advances.
 
         The net comes back in evaluation mode. The global generators are as they were, also when
-        training fails.
-
-        Raises:
-            UsageError: fewer than two rows, a net that does not fit the data, or training diverged.
+        training fails. Raises UsageError on fewer than two rows, on a net that does not fit the data,
+        and if training diverged.
         """
         if len(data) < 2:
             raise UsageError(f"Training needs at least two rows. Got {len(data)}.")

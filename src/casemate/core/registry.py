@@ -138,6 +138,9 @@ def evasion(
         known_as: other names in the literature.
         minimum_norm: it looks for the nearest example, for any radius.
         version: raised when a change alters results, so that stored ones are not reused.
+
+    Returns:
+        A decorator that registers a function and returns it unchanged.
     """
     return _register(
         "evasion", papers=papers, norms=norms, known_as=known_as, minimum_norm=minimum_norm,
@@ -210,8 +213,7 @@ def entries(family: str | None = None) -> list[Entry]:
 def find(name: str) -> Entry:
     """Look a method up by id, name or any name the literature gives it.
 
-    Raises:
-        UnknownMethod: nothing is called so; the message offers the nearest names.
+    Raises UnknownMethod if nothing is called so; the message offers the nearest names.
     """
     wanted = _plain_name(name)
     names = {

@@ -72,6 +72,9 @@ def train_many(
         jobs: recipe, data and seed of each victim; it is `recipe(data, rng=generator(seed))`.
         workers: processes; None means one per core, 1 means this process.
         tick: called with the steps done and to be done, summed over the jobs.
+
+    Returns:
+        The classifiers, in the order of the jobs.
     """
     with Workers(workers) as pool:
         return pool.train_many(jobs, tick=tick)

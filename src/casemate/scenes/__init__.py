@@ -17,8 +17,7 @@ MODULES = ("evasion", "poisoning", "membership", "defences")
 def find(method: str) -> Scene:
     """Find the scene of a method: its own, or its family's standard one.
 
-    Raises:
-        NotApplicable: neither the method nor its family has a scene.
+    Raises NotApplicable if neither the method nor its family has a scene.
     """
     entry = find_method(method)
     for name in MODULES:

@@ -35,6 +35,9 @@ def label_flip(
         rng: source of the rows and labels.
         tick: not called; there is one step.
 
+    Returns:
+        The rows with their inputs as they were and a wrong label each.
+
     Raises:
         NotApplicable: the data have fewer than two classes, so that no label can be wrong.
     """

@@ -45,6 +45,9 @@ def adversarial(
         steps: gradient steps of the attack on each batch; training takes about steps + 1 times as
             long as without.
         step_size: length of one step in that norm, in units of `x`; None means 2.5 * eps / steps.
+
+    Returns:
+        The recipe with attacked batches.
     """
     return replace(recipe, batch_loss=Attacked(recipe.batch_loss, eps, norm, steps, step_size))
 
