@@ -107,7 +107,7 @@ def _ring(u: Tensor, v: Tensor) -> Tensor:
 
 
 def _square(u: Tensor, v: Tensor) -> Tensor:
-    return torch.maximum(u.abs(), v.abs()) - 0.5**0.5
+    return torch.maximum(u.abs(), v.abs()) - math.sqrt(0.5)
 
 
 def _cross(u: Tensor, v: Tensor) -> Tensor:

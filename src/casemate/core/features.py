@@ -35,7 +35,9 @@ def penultimate(model: Classifier, x: Tensor, /, *, batch: int = 250) -> Tensor:
     for part in x.split(batch):
         logits = spy.predict(part)
         if not last or last[0][1] != logits.shape:
-            raise NotApplicable("the net does not end in a linear layer (nn.Linear), whose input would be the features")
+            raise NotApplicable(
+                "the net does not end in a linear layer (nn.Linear), whose input would be the features"
+            )
         found.append(last[0][0].flatten(1).to(x.device))
         last.clear()
     return torch.cat(found) if found else x.new_zeros(0, 0)

@@ -56,7 +56,9 @@ def badnets(
             f"a patch of {patch} pixels at {offset} from the edge needs images. Got inputs of shape {clean.shape}"
         )
     if target >= clean.classes:
-        raise UsageError(f"The 'target' of backdoor.badnets must be in 0 .. {clean.classes - 1}. Got {target}.")
+        raise UsageError(
+            f"The 'target' of backdoor.badnets must be in 0 .. {clean.classes - 1}. Got {target}."
+        )
     others = (clean.y != target).nonzero().flatten()
     order = torch.randperm(len(others), generator=rng)[: budget.rows(len(clean))]
     rows = others[order.to(others.device)]

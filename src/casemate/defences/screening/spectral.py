@@ -77,7 +77,7 @@ def spectral(
 def signature(features: Tensor) -> Tensor:
     """Squared projection of each centred feature vector (N, D) on the main direction, (N,)."""
     centred = (features - features.mean(0)).double()
-    main = torch.linalg.svd(centred, full_matrices=False).Vh[0]
+    main: Tensor = torch.linalg.svd(centred, full_matrices=False).Vh[0]
     return (centred @ main).square()
 
 
@@ -86,4 +86,5 @@ def standing_out(values: Tensor, outlier: float) -> Tensor:
     if outlier == 0 or len(values) < 5:
         return torch.ones(len(values), dtype=torch.bool)
     above = values - values.median()
-    return above > outlier * 1.4826 * above.abs().median()
+    far: Tensor = above > outlier * 1.4826 * above.abs().median()
+    return far
