@@ -8,7 +8,7 @@ from typing import TextIO
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from casemate.assess.progress import Progress as Watching
 from casemate.assess.result import Result
@@ -141,7 +141,7 @@ def watching() -> Iterator[Watching]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total}"),
+        MofNCompleteColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[values]}"),
     )
