@@ -133,14 +133,21 @@ def assess_bench(
     kind: str = "assess",
     price: dict[str, Any] | None = None,
     defences: Mapping[str, tuple[str, ...]] | None = None,
+    left_out: Mapping[str, str] | None = None,
 ) -> Assessment:
     """Answer a plan on a bench that is ready, and store the assessment.
 
-    `defences` names, by threat, what stands between the poisoned data and the tested victims.
+    `defences` names, by threat, what stands between the poisoned data and the tested victims;
+    `left_out` says, by threat, why it is not tested.
     """
-    behind = defences or {}
+    behind, absent = defences or {}, left_out or {}
     wanted = [
-        (threat, cases_of(threat, plan, bench, seed, only, behind.get(threat.id, ())))
+        (
+            threat,
+            cases_of(threat, plan, bench, seed, only, behind.get(threat.id, ()))
+            if threat.id not in absent
+            else [],
+        )
         for threat in plan.threats
     ]
     if only is not None and not any(cases for _, cases in wanted):
@@ -150,7 +157,7 @@ def assess_bench(
         results[result.key] = result
     verdicts = [
         draw(threat, [results[c.key] for c in cases], bench.store, doubts, bench.test.shape)
-        if cases else _left_out(threat, only)
+        if cases else _not_tested(threat.title, absent.get(threat.id, f"left out by --only '{only}'"), threat.family, threat.id)
         for threat, cases in wanted
     ]  # fmt: skip
     verdicts += [_not_tested(title, reason) for title, reason in plan.not_tested]
@@ -204,10 +211,6 @@ def _case(
         seed=seed,
         after=after,
     )
-
-
-def _left_out(threat: Threat, only: str | None) -> Verdict:
-    return _not_tested(threat.title, f"left out by --only '{only}'", threat.family, threat.id)
 
 
 def _not_tested(title: str, reason: str, family: str = "", threat: str = "") -> Verdict:

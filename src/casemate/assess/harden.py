@@ -75,7 +75,7 @@ def harden(
             trained, price = retrain(bench, [named] if named else entries("training"), ball, seed, progress)
             bench, doubts = replaced(bench, trained, seed)
         defences, effects = _behind(falling, bench, plan, named, seed, progress)
-        again = _again(plan, retrained=bool(price), defences=defences)
+        again, left_out = _again(plan, retrained=bool(price), defences=defences)
         price["candidates"] = {**price.get("candidates", {}), **effects}
         price["defences"] = {threat: list(names) for threat, names in defences.items()}
         price["before"] = {
@@ -85,7 +85,7 @@ def harden(
         command = f"casemate harden {out}" + (f" --defence {named.id}" if named else "")
         return assess_bench(
             bench, again, options, doubts, seed=seed, only=None, command=command, progress=progress,
-            kind="harden", price=price, defences=defences,
+            kind="harden", price=price, defences=defences, left_out=left_out,
         )  # fmt: skip
 
 
@@ -150,30 +150,30 @@ def adaptive(threat: Threat) -> Threat:
     return threat.model_copy(update={"rates": tuple(rates)})
 
 
-def _again(plan: Plan, *, retrained: bool, defences: Mapping[str, tuple[str, ...]]) -> Plan:
-    """Plan of the second assessment: all evasion threats if there is a new model, all defended ones.
+def _again(
+    plan: Plan, *, retrained: bool, defences: Mapping[str, tuple[str, ...]]
+) -> tuple[Plan, dict[str, str]]:
+    """Plan of the second assessment, and which threats it leaves out, with the reason.
 
-    What the defence does not touch is listed as not tested again.
+    Asked again are the defended threats and, if there is a new model, all that concern the model.
     """
-    threats = [
-        adaptive(t) if t.id in defences else t
-        for t in plan.threats
-        if t.id in defences or (t.family == "evasion" and retrained)
-    ]
-    if retrained:
-        threats += [t for t in map(_without_shadows, plan.threats) if t is not None]
-    kept = {t.id for t in threats}
-    why = "not attacked again: the defences do not touch it"
-    left = [(t.title, why) for t in plan.threats if t.id not in kept]
-    return plan.model_copy(update={"threats": tuple(threats), "not_tested": (*left, *plan.not_tested)})
+    threats, left_out = [], {}
+    for threat in plan.threats:
+        asked = adaptive(threat) if threat.id in defences else threat
+        if threat.family == "membership" and retrained:
+            asked = _without_shadows(threat)
+        elif threat.id not in defences and not (threat.family == "evasion" and retrained):
+            left_out[threat.id] = "not attacked again: the defences do not touch it"
+        if not asked.attacks:
+            left_out[threat.id] = "needs shadow models, each trained with the defence"
+        threats.append(asked)
+    return plan.model_copy(update={"threats": tuple(threats)}), left_out
 
 
-def _without_shadows(threat: Threat) -> Threat | None:
+def _without_shadows(threat: Threat) -> Threat:
     """Ask of a membership threat only what needs no shadow models.
 
     They would have to be trained with the defence as well, which costs its time once per shadow.
     """
-    if threat.family != "membership":
-        return None
     asks = tuple(a for a in threat.attacks if "shadows" not in find(a.method).params.model_fields)
-    return threat.model_copy(update={"attacks": asks}) if asks else None
+    return threat.model_copy(update={"attacks": asks})

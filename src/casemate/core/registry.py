@@ -5,8 +5,10 @@ import importlib
 import inspect
 import pkgutil
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import entry_points
 from types import ModuleType
 from typing import Any, Literal, TypeVar, get_type_hints
@@ -196,12 +198,21 @@ def load(package: ModuleType) -> None:
         importlib.import_module(module.name)
 
 
+@cache
 def load_all() -> None:
-    """Load casemate's own methods and those of installed plug-ins (group `casemate.methods`)."""
+    """Load casemate's own methods and those of installed plug-ins (group `casemate.methods`), once.
+
+    A plug-in that cannot be loaded is warned of and left out.
+    """
     for name in ("casemate.attacks", "casemate.defences"):
         load(importlib.import_module(name))
     for point in entry_points(group="casemate.methods"):
-        point.load()
+        try:
+            point.load()
+        except Exception as error:
+            warnings.warn(
+                f"The plug-in {point.value} cannot be loaded: {type(error).__name__}: {error}", stacklevel=2
+            )
 
 
 def entries(family: str | None = None) -> list[Entry]:

@@ -129,12 +129,17 @@ def accuracy(model: Classifier, test: Samples) -> float:
 
 
 def over_victims(values: Sequence[float], rows: int) -> Estimate:
-    """Mean over victims with Student's interval, cut to [0, 1]; one victim: the rows' interval."""
+    """Mean share over victims, with the wider of two intervals, cut to [0, 1].
+
+    Student's over the victims says how much they differ; three that happen to agree would make it
+    vanish, so it is no narrower than Wilson's for the rows of one victim.
+    """
+    pooled = share(round(sum(values) / len(values) * rows), rows)
     if len(values) == 1:
-        return share(round(values[0] * rows), rows)
+        return pooled
     found = mean(values)
-    low, high = max(0.0, min(found.low, found.value)), min(1.0, max(found.high, found.value))
-    return Estimate(found.value, low, high, rows * len(values))
+    low, high = min(found.low, pooled.low, found.value), max(found.high, pooled.high, found.value)
+    return Estimate(found.value, max(0.0, low), min(1.0, high), rows * len(values))
 
 
 def _availability(case: Case, victims: Victims, train: Samples, test: Samples) -> Measured:
