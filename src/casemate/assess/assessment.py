@@ -155,11 +155,14 @@ def assess_bench(
     results: dict[str, Result] = {}
     for result in run([case for _, cases in wanted for case in cases], bench, progress):
         results[result.key] = result
-    verdicts = [
-        draw(threat, [results[c.key] for c in cases], bench.store, doubts, bench.test.shape)
-        if cases else _not_tested(threat.title, absent.get(threat.id, f"left out by --only '{only}'"), threat.family, threat.id)
-        for threat, cases in wanted
-    ]  # fmt: skip
+    verdicts = []
+    for threat, cases in wanted:
+        if cases:
+            found = [results[case.key] for case in cases]
+            verdicts.append(draw(threat, found, bench.store, doubts, bench.test.shape))
+        else:
+            why = absent.get(threat.id, f"left out by --only '{only}'")
+            verdicts.append(_not_tested(threat.title, why, threat.family, threat.id))
     verdicts += [_not_tested(title, reason) for title, reason in plan.not_tested]
     assessment = _summary(bench, plan, options, verdicts, list(results.values()), doubts, seed, command)
     assessment = assessment.model_copy(update={"kind": kind, "price": price or {}})
