@@ -228,6 +228,6 @@ def test_a_script_without_a_guard_is_not_run_again(tmp_path) -> None:
         print(len(train_many([(Recipe(make, "own"), data, 1), (Recipe(make, "own"), data, 2)], workers=2)))
         """)
     )
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120)  # noqa: S603
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120)
     assert done.stdout.split() == ["once", "2"], done.stderr
     assert done.stderr == ""
