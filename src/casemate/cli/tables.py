@@ -38,7 +38,8 @@ def print_verdicts(assessment: Assessment) -> None:
         if verdict.outcome in ("falls", "inconclusive"):
             out.print(f"{verdict.title}: {OUTCOMES[verdict.outcome][0]}, {verdict.why}", markup=False)
     for method, reason in [pair for verdict in assessment.verdicts for pair in verdict.not_tried]:
-        out.print(f"{method} was not tried: {reason}", markup=False)
+        known = reason if reason.startswith(method) else f"{method}: {reason}"
+        out.print(f"Not tried: {known}", markup=False)
     for flag in assessment.checks:
         out.print(f"Note: {flag.detail or flag.code}", markup=False)
 
