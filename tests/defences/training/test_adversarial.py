@@ -111,10 +111,17 @@ def test_still_puts_every_flag_back_also_after_an_error() -> None:
     net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).train()
     net[1].eval()
     net[0].bias.requires_grad_(False)
-    with pytest.raises(RuntimeError), still(net):
-        assert not any(p.requires_grad for p in net.parameters())
-        assert not any(module.training for module in net.modules())
-        raise RuntimeError
+    seen: list[bool] = []
+
+    def fail() -> None:
+        with still(net):
+            seen.extend(p.requires_grad for p in net.parameters())
+            seen.extend(module.training for module in net.modules())
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert not any(seen)
     assert (net[0].training, net[1].training) == (True, False)
     assert (net[0].weight.requires_grad, net[0].bias.requires_grad) == (True, False)
 
