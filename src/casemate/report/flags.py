@@ -126,6 +126,22 @@ FLAGS = {
         "than what was tried here.",
         "Assess the model from its weights as well, if you have them.",
     ),
+    "channels-moved": Explanation(
+        "Axes were moved",
+        "Images came with their channels last, and were turned so that channels come first, as PyTorch has them.",
+        "Look at the examples: they must look like your data.",
+    ),
+    "channel-added": Explanation(
+        "A channel was added",
+        "Inputs with two axes are taken for grey images with one channel.",
+        "If they are no images, hand them over as casemate.Samples, which are taken as they are.",
+    ),
+    "binary-inputs": Explanation(
+        "Inputs are 0 and 1",
+        "Whole numbers 0 and 1 were taken as they are, and not as brightness out of 255. "
+        "Attacks may move them to values in between, which real inputs never have.",
+        "Read the numbers as a bound on what an adversary can do.",
+    ),
     "surrogate-recipe": Explanation(
         "Trained by a stand-in recipe",
         "How the target was trained is not known. Models were trained by a usual recipe for such data instead.",
