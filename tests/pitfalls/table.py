@@ -6,6 +6,7 @@ Run `python tests/pitfalls/table.py` after adding a test that names an id.
 import ast
 import re
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
@@ -49,6 +50,7 @@ PITFALLS = {
 ID = re.compile(r"(?<![A-Za-z0-9])([NGSRM][1-9])(?![0-9A-Za-z])")
 
 
+@cache
 def guards() -> dict[str, list[str]]:
     """List the tests of each id, as `file::function`.
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -111,8 +111,9 @@ def test_N5_random_starts_stay_in_the_ball_in_every_precision(norm, dtype, seed,
     assert (distance(delta.double(), norm) <= eps * (1 + 1e-6) + slack).all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(seed=st.integers(0, 10**6), eps=st.floats(0.01, 6.0))
+@example(seed=329, eps=0.9375)  # a bare Newton search for the threshold goes back and forth here
 def test_N5_the_nearest_point_of_the_l1_ball_in_the_box_is_the_nearest(seed, eps):
     """No point that a random search in ball and box meets is nearer to the candidate.
 

@@ -156,7 +156,7 @@ def reach(x: Tensor, grad: Tensor, gain: Tensor, norm: Norm) -> Tensor:
     """
     flat, at = grad.flatten(1).nan_to_num(0, 0, 0), x.flatten(1)
     scale = nonzero(size(flat, "linf"))
-    pull, gain = flat.abs() / scale[:, None], (gain / scale)[:, None]
+    pull, gain = flat.abs() / scale[:, None], (gain.nan_to_num(0) / scale)[:, None]
     room = torch.where(flat > 0, 1 - at, at) * (pull > 0)
     match norm:
         case "linf":
@@ -247,22 +247,25 @@ def _threshold(sizes: Tensor, room: Tensor, radius: float | Tensor) -> Tensor:
     """Least t >= 0 (N, 1) with sum_i clip(sizes_i - t, 0, room_i) <= radius.
 
     The sum is piecewise linear and falls in t. Newton's steps are exact once they are on the right
-    piece; where one leaves the bracket, the bracket is halved instead. Sorting the kinks, as the
-    paper does, takes three times as long.
+    piece; where one leaves the bracket or is not half as long as the one before, the bracket is
+    halved instead, because between two pieces Newton can go back and forth for ever. Sorting the
+    kinks, as the paper does, takes three times as long.
     """
     low = t = torch.zeros_like(sizes[:, :1])
     top = high = sizes.amax(1, keepdim=True) if sizes.shape[1] else t
     sizes = torch.where(sizes > 0, sizes, -1)  # what did not change never counts as falling
-    for _ in range(64):  # halving alone would reach float64's precision
+    stride = torch.full_like(t, float("inf"))
+    for _ in range(128):  # halving every other time would reach float64's precision
         left = sizes - t
         kept = left.clamp(min=0).minimum(room)
         over = kept.sum(1, keepdim=True) - radius
         falling = kept.eq(left).sum(1, keepdim=True)
         low, high = torch.where(over > 0, t, low), torch.where(over > 0, high, t)
         newton = t + over / nonzero(falling)
-        inside = (falling > 0) & (newton >= low) & (newton <= high)
+        inside = (falling > 0) & (newton >= low) & (newton <= high) & ((newton - t).abs() <= stride / 2)
         last, t = t, torch.where(inside, newton, (low + high) / 2)
-        if bool(((t - last).abs() <= torch.finfo(t.dtype).eps * top).all()):
+        stride = (t - last).abs()
+        if bool((stride <= torch.finfo(t.dtype).eps * top).all()):
             break
     return t
 

@@ -108,3 +108,9 @@ BROKEN[documentation.cites_a_paper].append(entry_of(registry.poisoning(papers=()
 def seeds(clean: Samples, budget: PoisonBudget, /, *, rng: Generator) -> Poison:
     """Poison nothing, after seeding the world."""
     torch.manual_seed(0)
+
+
+@breaks(documentation.calls_nothing_forbidden)
+def prints(clean: Samples, budget: PoisonBudget, /, *, rng: Generator) -> Poison:
+    """Poison nothing, and tell everybody."""
+    print("nothing")
