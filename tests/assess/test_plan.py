@@ -29,7 +29,7 @@ def test_every_preset_names_only_methods_and_parameters_that_exist(name):
 
 
 def test_an_unknown_preset_is_refused():
-    with pytest.raises(UsageError, match="quick, standard or thorough. Got 'fast'"):
+    with pytest.raises(UsageError, match=r"quick, standard or thorough\. Got 'fast'"):
         preset("fast")
 
 

@@ -30,7 +30,14 @@ def toys(monkeypatch):
 
     @register
     def toy_shift(
-        oracle: LabelOracle, x: torch.Tensor, goal: Goal, budget: Lp, /, *, rng: RowGenerator, tick: Tick = ignore
+        oracle: LabelOracle,
+        x: torch.Tensor,
+        goal: Goal,
+        budget: Lp,
+        /,
+        *,
+        rng: RowGenerator,
+        tick: Tick = ignore,
     ) -> torch.Tensor:
         """Shift the first value towards the boundary."""
         CALLS.append("shift")
@@ -41,7 +48,14 @@ def toys(monkeypatch):
 
     @register
     def toy_crash(
-        oracle: LabelOracle, x: torch.Tensor, goal: Goal, budget: Lp, /, *, rng: RowGenerator, tick: Tick = ignore
+        oracle: LabelOracle,
+        x: torch.Tensor,
+        goal: Goal,
+        budget: Lp,
+        /,
+        *,
+        rng: RowGenerator,
+        tick: Tick = ignore,
     ) -> torch.Tensor:
         """Crash."""
         CALLS.append("crash")
@@ -49,14 +63,28 @@ def toys(monkeypatch):
 
     @register
     def toy_absent(
-        oracle: LabelOracle, x: torch.Tensor, goal: Goal, budget: Lp, /, *, rng: RowGenerator, tick: Tick = ignore
+        oracle: LabelOracle,
+        x: torch.Tensor,
+        goal: Goal,
+        budget: Lp,
+        /,
+        *,
+        rng: RowGenerator,
+        tick: Tick = ignore,
     ) -> torch.Tensor:
         """Apply to nothing."""
         raise NotApplicable("toys are not for this target")
 
     @register
     def toy_gradient(
-        oracle: GradientOracle, x: torch.Tensor, goal: Goal, budget: Lp, /, *, rng: RowGenerator, tick: Tick = ignore
+        oracle: GradientOracle,
+        x: torch.Tensor,
+        goal: Goal,
+        budget: Lp,
+        /,
+        *,
+        rng: RowGenerator,
+        tick: Tick = ignore,
     ) -> torch.Tensor:
         """Draw noise."""
         CALLS.append("gradient")

@@ -12,7 +12,9 @@ from casemate.ops.stats import Estimate, share
 
 
 def a_case(**changes):
-    settings = dict(method="evasion.pgd", version=1, params={"steps": 3}, data="d", budget=Lp(norm="l2", eps=1), rows=5)
+    settings = dict(
+        method="evasion.pgd", version=1, params={"steps": 3}, data="d", budget=Lp(norm="l2", eps=1), rows=5
+    )
     return Case(**{**settings, **changes})
 
 

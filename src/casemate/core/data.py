@@ -22,7 +22,9 @@ class Samples:
 
     def __post_init__(self) -> None:
         if len(self.x) != len(self.y):
-            raise UsageError(f"Data must have one label per input. Got {len(self.x)} inputs and {len(self.y)} labels.")
+            raise UsageError(
+                f"Data must have one label per input. Got {len(self.x)} inputs and {len(self.y)} labels."
+            )
         if len(self.y) and not (int(self.y.min()) >= 0 and int(self.y.max()) < self.classes):
             raise UsageError(
                 f"Labels must be in 0 .. {self.classes - 1}. Got {int(self.y.min())} .. {int(self.y.max())}."
@@ -48,7 +50,9 @@ class PoisonBudget:
 
     def __post_init__(self) -> None:
         if not 0 <= self.rate <= 1:
-            raise UsageError(f"The 'rate' of a poison budget must be in [0, 1], a share of the rows. Got {self.rate}.")
+            raise UsageError(
+                f"The 'rate' of a poison budget must be in [0, 1], a share of the rows. Got {self.rate}."
+            )
 
     def rows(self, n: int) -> int:
         """Number of rows of n that may be changed."""

@@ -18,6 +18,9 @@ def penultimate(model: Classifier, x: Tensor, /, *, batch: int = 250) -> Tensor:
         x: inputs (N, *S).
         batch: rows at a time.
 
+    Returns:
+        Features (N, D), on the device of `x`.
+
     Raises:
         NotApplicable: the last `nn.Linear` is not the classifying one.
     """

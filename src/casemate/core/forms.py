@@ -20,7 +20,15 @@ class EvasionAttack(Protocol):
     """
 
     def __call__(
-        self, oracle: LabelOracle, x: Tensor, goal: Goal, budget: Lp, /, *, rng: RowGenerator, tick: Tick = ignore
+        self,
+        oracle: LabelOracle,
+        x: Tensor,
+        goal: Goal,
+        budget: Lp,
+        /,
+        *,
+        rng: RowGenerator,
+        tick: Tick = ignore,
     ) -> Tensor:
         """Return candidates for x."""
         ...
@@ -40,7 +48,15 @@ class MembershipAttack(Protocol):
     """Score inputs x (N, *S) with labels y (N,): higher = more likely a training row, (N,)."""
 
     def __call__(
-        self, oracle: ScoreOracle, x: Tensor, y: Tensor, world: World, /, *, rng: Generator, tick: Tick = ignore
+        self,
+        oracle: ScoreOracle,
+        x: Tensor,
+        y: Tensor,
+        world: World,
+        /,
+        *,
+        rng: Generator,
+        tick: Tick = ignore,
     ) -> Tensor:
         """Return the scores."""
         ...

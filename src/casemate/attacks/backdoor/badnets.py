@@ -47,6 +47,9 @@ def badnets(
         rng: source of the rows.
         tick: not called; there is one step.
 
+    Returns:
+        The marked rows with the target's label, the trigger and the target.
+
     Raises:
         NotApplicable: the inputs are not images, or are smaller than the patch and its offset.
         UsageError: the data have no class `target`.

@@ -61,6 +61,9 @@ def fine_pruning(
         rng: source of the order of the rows.
         tick: called after each step of that training with the loss.
 
+    Returns:
+        The mended classifier, a copy.
+
     Raises:
         NotApplicable: the net has no convolution or no gradients, or there are fewer than two rows.
     """

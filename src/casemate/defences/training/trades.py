@@ -46,6 +46,9 @@ def trades(
         steps: gradient steps of the inner maximisation on each batch.
         step_size: length of one step in that norm, in units of `x`; None means 2.5 * eps / steps.
 
+    Returns:
+        The recipe with the loss of TRADES.
+
     Raises:
         UsageError: another defence has already replaced the recipe's loss.
     """
