@@ -204,6 +204,7 @@ def test_a_net_in_memory_is_judged_as_it_is(file):
     assert found.name == "Net"
     declared = load_model(Classifier(net, 4, (3, 6, 5), mean=(0.5,), std=(2.0,)), IMAGES)
     assert declared.classifier.mean == (0.5,)
+    assert "this model declares its own" in refusal(declared.classifier, mean=(0.5,), std=(2.0,))
     assert "Got a int" in refusal(3)
 
 

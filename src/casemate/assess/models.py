@@ -65,6 +65,9 @@ def load_model(
     """
     place = device_of(device)
     check_normalisation(bounds, mean, std, data.shape)
+    declared = isinstance(spec, Classifier) or (isinstance(spec, str) and spec.startswith("builtin:"))
+    if declared and (mean or bounds != (0.0, 1.0)):
+        raise UsageError("--bounds, --mean and --std must be left out: this model declares its own.")
     if isinstance(spec, str) and spec.startswith("builtin:"):
         return _builtin(spec, data, place)
     source = find_model(spec, data, bounds, place, classes)
