@@ -18,7 +18,7 @@ from conformance.models import Setting
 # radii at which most rows of the small models can be fooled
 EPS: dict[Norm, float] = {"linf": 0.1, "l2": 0.4, "l1": 1.2, "l0": 4}
 STEPS = 10
-QUERIES = 80
+QUERIES = 60
 
 
 def quick(entry: Entry) -> dict[str, Any]:

@@ -8,10 +8,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from casemate.assess.families.evasion import judge
 from casemate.core.errors import UsageError
 from casemate.core.registry import find
-from casemate.core.target import Classifier
-from casemate.core.threat import Lp
+from casemate.core.target import Classifier, Ledger
+from casemate.core.threat import Lp, Misclassify
 from casemate.ops import norms
 from casemate.ops.rng import rows
 from conformance import models
@@ -137,3 +138,17 @@ def test_N5_the_same_data_in_float32_stay_float32():
     for name in ("fgsm", "pgd", "apgd"):
         subject = Subject(find(f"evasion.{name}"), "linf", torch.float32)
         assert subject.attack(setting, eps=numpy.float64(0.1)).x_adv.dtype == torch.float32
+
+
+def test_N5_an_attack_that_leaves_its_ball_is_reported_and_wins_nothing():
+    """An attack told to stay within 0.1 that moves by 0.2; one told to look anywhere may."""
+    setting = models.linear(dtype=torch.float32)
+    x_adv = (setting.x + 0.2).clamp(0, 1)
+    budget = Lp(norm="linf", eps=0.1)
+    goal, ledger = Misclassify(setting.y), Ledger.empty(8)
+    found = judge(setting.target, setting.x, x_adv, goal, budget, ledger)
+    assert found.stray.all()
+    assert not found.fooled.any()
+    free = judge(setting.target, setting.x, x_adv, goal, budget, ledger, limit=math.inf)
+    assert not free.stray.any()
+    assert not free.fooled.any()

@@ -29,8 +29,8 @@ class Attempt:
 
     `reached` marks candidates in the box that reach the goal, `fooled` those that are in the ball
     as well, `fooled_8bit` those that still are after rounding to 8 bits. `norms` are the sizes of
-    the perturbations, `stray` marks candidates outside the box, `lost` those to which the target
-    answers with values that are no numbers.
+    the perturbations, `stray` marks candidates outside the box or outside the ball that the attack was
+    told to keep, `lost` those to which the target answers with values that are no numbers.
     """
 
     x_adv: Tensor
@@ -91,7 +91,7 @@ def attempt(
             )
         )  # fmt: skip
     x_adv = torch.cat(parts) if parts else x.clone()
-    return judge(prepared.target, x, x_adv, goal, budget, ledger)
+    return judge(prepared.target, x, x_adv, goal, budget, ledger, limit=asked.eps)
 
 
 def _refuse_without_access(entry: Entry, target: Classifier) -> None:
@@ -101,8 +101,20 @@ def _refuse_without_access(entry: Entry, target: Classifier) -> None:
         raise NotApplicable(f"{entry.id} needs scores, and this target gives labels only")
 
 
-def judge(target: Classifier, x: Tensor, x_adv: Tensor, goal: Goal, budget: Lp, ledger: Ledger) -> Attempt:
-    """Measure candidates again: sizes, box and predictions from the tensors alone."""
+def judge(
+    target: Classifier,
+    x: Tensor,
+    x_adv: Tensor,
+    goal: Goal,
+    budget: Lp,
+    ledger: Ledger,
+    *,
+    limit: float | None = None,
+) -> Attempt:
+    """Measure candidates again: sizes, box and predictions from the tensors alone.
+
+    `limit` is the radius that the attack was told to keep, if it was another than the budget's.
+    """
     norms = size((x_adv - x).double(), budget.norm).to(x.dtype)
     room = budget.eps * (1 + 1e-6) + rounding(x, budget.norm)
     legal = x_adv.isfinite().flatten(1).all(1) & (x_adv.flatten(1).clamp(0, 1) == x_adv.flatten(1)).all(1)
@@ -111,7 +123,9 @@ def judge(target: Classifier, x: Tensor, x_adv: Tensor, goal: Goal, budget: Lp, 
     fooled = reached & (norms <= room)
     rounded = goal.reached(target.predict(eight_bit(x_adv, x, budget))) & fooled
     lost = ~logits.isfinite().all(1)
-    return Attempt(x_adv, logits.argmax(1), reached, fooled, rounded, norms, ~legal, lost, ledger)
+    told = budget.eps if limit is None else limit
+    stray = ~legal | (norms > told * (1 + 1e-6) + rounding(x, budget.norm))
+    return Attempt(x_adv, logits.argmax(1), reached, fooled, rounded, norms, stray, lost, ledger)
 
 
 def eight_bit(x_adv: Tensor, x: Tensor, budget: Lp) -> Tensor:
@@ -227,7 +241,11 @@ def _flags(
 ) -> tuple[Flag, ...]:
     flags = []
     if found.stray.any():
-        flags.append(Flag(code="budget-exceeded", detail=f"{int(found.stray.sum())} candidates left [0, 1]"))
+        flags.append(
+            Flag(
+                code="budget-exceeded", detail=f"{int(found.stray.sum())} candidates left the ball or [0, 1]"
+            )
+        )
     if not found.x_adv.isfinite().all():
         flags.append(Flag(code="nan-output", detail="the attack returned values that are not numbers"))
     elif found.lost.any():
