@@ -64,7 +64,8 @@ def inspect_gradients(prepared: Prepared, samples: Samples, seed: int) -> list[F
         return []
     x, goal = samples.x[right], Misclassify(samples.y[right])
     flags = []
-    zero = GradientOracle(prepared, Ledger.empty(len(x))).gradient(x, goal).grad.flatten(1).eq(0).all(1)
+    oracle, device = GradientOracle(prepared, Ledger.empty(len(x))), target.device
+    zero = oracle.gradient(x.to(device), goal.to(device)).grad.flatten(1).eq(0).all(1)
     if zero.any():
         flags.append(
             Flag(code="zero-gradient", detail=f"{int(zero.sum())} of {len(x)} rows have no gradient")
@@ -76,8 +77,8 @@ def inspect_gradients(prepared: Prepared, samples: Samples, seed: int) -> list[F
         budget = Lp(norm="linf", eps=eps)
         return attempt(pgd, prepared, x, goal, budget, params=params, numbers=right, seed=seed).fooled
 
-    if float(fooled(1.0, 20).double().mean()) < 0.95:
-        share = float(fooled(1.0, 20).double().mean())
+    share = float(fooled(1.0, 20).double().mean())
+    if share < 0.95:
         flags.append(
             Flag(
                 code="large-eps-fails", detail=f"in a ball that holds every input only {share:.0%} are fooled"

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from casemate.assess.result import Requirement
+from casemate.core.data import PoisonBudget
 from casemate.core.errors import UsageError
 from casemate.core.registry import find
 from casemate.core.threat import Lp, parse_eps
@@ -42,7 +43,7 @@ class Threat(BaseModel):
     attacks: tuple[Ask, ...]
     norm: Norm = "linf"
     eps: float | str = "auto"
-    queries: int | None = None
+    queries: int | None = Field(default=None, ge=1)
     rates: tuple[float, ...] = ()
     repeats: int = Field(default=3, ge=1)
     rows: int | None = Field(default=None, ge=1)
@@ -98,6 +99,14 @@ AUTOATTACK = (
     Ask(method="evasion.square", params={"queries": 5000}),
 )
 ENSEMBLES = {"autoattack": AUTOATTACK}
+
+# what may be required of each family, and on which side of the bound the target is safe
+METRICS: dict[str, dict[str, Literal["at_least", "at_most"]]] = {
+    "evasion": {"robust_accuracy": "at_least"},
+    "poisoning": {"accuracy_drop": "at_most", "accuracy": "at_least"},
+    "backdoor": {"attack_success": "at_most", "accuracy": "at_least"},
+    "membership": {"tpr_at_1pct_fpr": "at_most", "tpr_at_01pct_fpr": "at_most", "auc": "at_most"},
+}
 
 LATER = (
     ("Does it leak: model inversion", "not in this version"),
@@ -246,7 +255,8 @@ def read_plan(path: Path | str) -> Plan:
         raise UsageError(f"The plan {path} cannot be read: {error.strerror}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"The plan {path} is not valid TOML: {error}.") from None
-    for threat in raw.get("threats", []):
+    threats = raw.get("threats")
+    for threat in threats if isinstance(threats, list) else []:
         if isinstance(threat, dict) and isinstance(threat.get("attacks"), list):
             threat["attacks"] = [ask for item in threat["attacks"] for ask in _asks(item)]
     try:
@@ -279,7 +289,24 @@ def check(plan: Plan) -> None:
                 raise UsageError(
                     f"{entry.id} knows the norms {', '.join(entry.norms)}. Got {threat.norm} in '{threat.id}'."
                 )
+        _check_requirement(threat)
         if threat.family in ("poisoning", "backdoor") and not threat.rates:
             raise UsageError(f"The threat '{threat.id}' needs 'rates', shares of the training rows.")
+        for rate in threat.rates:
+            PoisonBudget(rate)
         if threat.family == "evasion":
             threat.budget((1, 28, 28))
+
+
+def _check_requirement(threat: Threat) -> None:
+    known = METRICS.get(threat.family)
+    if known is None:
+        raise UsageError(
+            f"The family of a threat must be {', '.join(METRICS)}. Got '{threat.family}' in '{threat.id}'."
+        )
+    said = {side: getattr(threat.require, side) for side in ("at_least", "at_most")}
+    given = [side for side, bound in said.items() if bound is not None]
+    if given != [known.get(threat.require.metric)]:
+        allowed = " or ".join(f"{metric} with {side}" for metric, side in known.items())
+        got = f"{threat.require.metric} with {' and '.join(given) or 'neither'}"
+        raise UsageError(f"The threat '{threat.id}' must require {allowed}. Got {got}.")

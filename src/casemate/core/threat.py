@@ -25,6 +25,9 @@ class Goal(Protocol):
     def __getitem__(self, rows: slice | Tensor) -> Self:
         """Restrict the goal to some rows."""
 
+    def to(self, device: torch.device) -> Self:
+        """Give the goal on a device."""
+
 
 class Misclassify:
     """Wish that each row be given any class but its own."""
@@ -34,6 +37,10 @@ class Misclassify:
 
     def __getitem__(self, rows: slice | Tensor) -> "Misclassify":
         return Misclassify(self.y[rows])
+
+    def to(self, device: torch.device) -> "Misclassify":
+        """Give the goal on a device."""
+        return Misclassify(self.y.to(device))
 
     def reached(self, logits: Tensor) -> Tensor:
         """Tell which rows of `logits` (N, K) are misclassified, (N,) bool; NaN is no success."""
@@ -64,6 +71,10 @@ class Become:
     def __getitem__(self, rows: slice | Tensor) -> "Become":
         return Become(self.t[rows])
 
+    def to(self, device: torch.device) -> "Become":
+        """Give the goal on a device."""
+        return Become(self.t.to(device))
+
     def reached(self, logits: Tensor) -> Tensor:
         """Tell which rows of `logits` (N, K) are given their target class, (N,) bool."""
         return (logits.argmax(1) == self.t) & logits.isfinite().all(1)
@@ -91,6 +102,10 @@ class Towards:
 
     def __getitem__(self, rows: slice | Tensor) -> "Towards":
         return Towards(self.goal[rows], self.y[rows], self.t[rows])
+
+    def to(self, device: torch.device) -> "Towards":
+        """Give the goal on a device."""
+        return Towards(self.goal.to(device), self.y.to(device), self.t.to(device))
 
     def reached(self, logits: Tensor) -> Tensor:
         """Tell which rows of `logits` (N, K) reach the other goal, (N,) bool."""
@@ -120,6 +135,10 @@ class NeverReached:
 
     def __getitem__(self, rows: slice | Tensor) -> "NeverReached":
         return NeverReached(self.goal[rows])
+
+    def to(self, device: torch.device) -> "NeverReached":
+        """Give the goal on a device."""
+        return NeverReached(self.goal.to(device))
 
     def reached(self, logits: Tensor) -> Tensor:
         """Tell that no row of `logits` (N, K) is done, (N,) bool."""

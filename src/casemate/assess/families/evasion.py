@@ -80,16 +80,15 @@ def attempt(
     asked = budget.model_copy(update={"eps": float("inf")}) if free else budget
     ledger = Ledger.empty(len(x), budget.queries)
     oracle: LabelOracle = entry.access(prepared, ledger)
-    shards = torch.arange(len(x)).split(SHARD)
+    shards, device = torch.arange(len(x)).split(SHARD), prepared.target.device
     parts = []
     for i, part in enumerate(shards):
         streams = row_streams(seed, numbers[part], entry.id)
-        parts.append(
-            entry.run(
-                oracle[part], x[part], goal[part], asked, rng=streams, **params,
-                tick=lambda step, total, values, i=i: tick(i * total + step, len(shards) * total, values),
-            )
+        candidates = entry.run(
+            oracle[part], x[part].to(device), goal[part].to(device), asked, rng=streams, **params,
+            tick=lambda step, total, values, i=i: tick(i * total + step, len(shards) * total, values),
         )  # fmt: skip
+        parts.append(candidates.to(x.device))
     x_adv = torch.cat(parts) if parts else x.clone()
     return judge(prepared.target, x, x_adv, goal, budget, ledger, limit=asked.eps)
 
