@@ -53,6 +53,13 @@ def test_a_plan_reads_fractions_ensembles_and_parameters(tmp_path):
         ("rows = 100", "rowz = 100", "rowz"),
         ("[[threats]]", "[[threats", "not valid TOML"),
         ('family = "evasion"', 'family = "backdoor"', "family"),
+        ('family = "evasion"', 'family = "training"', "family"),
+        ("chain = true", "queries = -3", "queries"),
+        ("chain = true", "rates = [1.5]", "rate"),
+        (", at_least = 0.5", "", "robust_accuracy with at_least. Got robust_accuracy with neither"),
+        ("at_least", "at_most", "robust_accuracy with at_least. Got robust_accuracy with at_most"),
+        ('"robust_accuracy", at_least', '"success_rate", at_most', "robust_accuracy with at_least"),
+        ('"robust_accuracy"', '"robust"', "robust_accuracy with at_least. Got robust with at_least"),
     ],
 )
 def test_a_wrong_plan_gets_one_line_that_names_what_is_wrong(tmp_path, old, new, says):
@@ -71,3 +78,8 @@ def test_customary_radii_are_those_of_the_literature():
     assert customary_eps("l2", (3, 32, 32)) == 0.5
     assert customary_eps("linf", (1, 28, 28)) == 0.1
     assert customary_eps("l2", (1, 28, 28)) == 1.0
+
+
+def test_threats_that_are_no_list_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="threats"):
+        read_plan(written(tmp_path, "threats = 3"))
