@@ -12,7 +12,7 @@ from casemate.core.registry import Cost, Paper, evasion
 from casemate.core.target import GradientOracle
 from casemate.core.threat import Goal, Loss, Lp, NeverReached, directions
 from casemate.core.tick import Tick, ignore
-from casemate.ops.norms import nonzero, per_row, project
+from casemate.ops.norms import inward, nonzero, per_row, project
 from casemate.ops.rng import RowGenerator
 from casemate.ops.rows import keep
 
@@ -201,7 +201,7 @@ def _ascend(
     won = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     rows = torch.arange(len(x), device=x.device)
     path = _Path(x, start, start, start, start, peak, torch.full_like(peak, eps), _changed(start, x))
-    every = max(1, steps * 4 // 100)  # the paper rounds up, its code down; they differ for few steps
+    every = max(1, steps * 4 // 100)  # as in the authors' code; the paper rounds up
     for step in range(steps):
         logits, value, grad = oracle.gradient(path.now, goal, loss)
         done = oracle.reached(goal, path.now, logits)
@@ -249,7 +249,8 @@ def _review(path: _Path, eps: float) -> None:
 
 def _sparse_step(path: _Path) -> Tensor:
     """Spread the step evenly over the values with the largest gradients, two thirds of the changed."""
-    flat = path.grad.flatten(1).nan_to_num(0, 0, 0)
+    # the paper ranks all gradients; leaving out values that an edge holds back fools more rows
+    flat = inward(path.grad, path.now).flatten(1).nan_to_num(0, 0, 0)
     count = (path.changed / SPARSER).ceil().clamp(1, flat.shape[1]).long()
     ranked = flat.abs().topk(int(count.max()), 1).values
     signs = flat.sign() * (flat.abs() >= ranked.gather(1, count[:, None] - 1))

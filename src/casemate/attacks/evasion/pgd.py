@@ -91,6 +91,7 @@ def pgd(
             )
             if not len(rows):
                 return result
+            # the paper lets l2 steps push against the box as well, which wastes their length
             move = steepest(inward(grad, x_adv), budget.norm, l1_share)
             x_adv = project(x_adv + alpha * move, x, budget.norm, budget.eps)
             tick(
