@@ -16,14 +16,19 @@ EVASION = Threat(
 )  # fmt: skip
 
 
-def stored(store: Store, method: str, standing: list[bool], **changes) -> Result:
+def stored(store: Store, method: str, standing: list[bool], right=None, **changes) -> Result:
     case = Case(method=method, version=1, data="d", budget=Lp(norm="linf", eps=0.1), rows=len(standing))
     left = torch.tensor(standing)
     settings = dict(
         status="done", metrics={"robust_accuracy": share(int(left.sum()), len(left))},
         baseline={"robust_accuracy": share(len(left), len(left))}, clean={"accuracy": share(len(left), len(left))},
     )  # fmt: skip
-    return store.put(Result(key=case.key, case=case, **{**settings, **changes}), {"standing": left})
+    result = Result(key=case.key, case=case, **{**settings, **changes})
+    return store.put(result, {"standing": left, "clean_correct": clean_correct(left, right)})
+
+
+def clean_correct(left: torch.Tensor, right: list[bool] | None) -> torch.Tensor:
+    return torch.ones_like(left) if right is None else torch.tensor(right)
 
 
 def verdict(store, results, checks=(), threat=EVASION):
@@ -103,3 +108,32 @@ def test_the_worst_rate_decides_and_all_rates_make_a_curve(tmp_path):
     assert drawn.measured == share(99, 100)
     assert drawn.curves["attack_success_rate"].x == [0.01, 0.1]
     assert drawn.budget == "1%, 10% of the training rows"
+
+
+def test_an_attack_that_was_left_out_forbids_holds_and_is_listed(tmp_path):
+    store = Store(tmp_path)
+    a = stored(store, "evasion.fgsm", [True] * 100)
+    drawn = draw(EVASION, [a], store, (), (1, 28, 28), [("evasion.pgd", "left out")])
+    assert drawn.outcome == "inconclusive"
+    assert drawn.not_tried == (("evasion.pgd", "left out"),)
+
+
+def test_the_access_is_that_of_the_attacks_that_ran(tmp_path):
+    """PGD is planned as well, but cannot run on a black box: nobody has used gradients."""
+    store = Store(tmp_path)
+    a = stored(store, "evasion.square", [True] * 100)
+    case = Case(method="evasion.pgd", version=1, data="d", rows=100)
+    skipped = Result(key=case.key, case=case, status="skipped", reason="needs gradients")
+    assert verdict(store, [a, skipped]).access == "scores"
+
+
+def test_rows_wrong_without_attack_do_not_hide_a_black_box_that_beats_the_white_box(tmp_path):
+    """Six of the ten rows that fell, fell to the black box only; 190 rows were wrong from the start."""
+    store = Store(tmp_path)
+    right = [False] * 190 + [True] * 110
+    white = [False] * 190 + [False] * 4 + [True] * 106
+    black = [False] * 190 + [True] * 4 + [False] * 6 + [True] * 100
+    drawn = verdict(
+        store, [stored(store, "evasion.pgd", white, right), stored(store, "evasion.square", black, right)]
+    )
+    assert "black-box-beats-white-box" in {f.code for f in drawn.flags}

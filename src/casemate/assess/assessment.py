@@ -159,7 +159,8 @@ def assess_bench(
     for threat, cases in wanted:
         if cases:
             found = [results[case.key] for case in cases]
-            verdicts.append(draw(threat, found, bench.store, doubts, bench.test.shape))
+            untried = _left_out(threat, only)
+            verdicts.append(draw(threat, found, bench.store, doubts, bench.test.shape, untried))
         else:
             why = absent.get(threat.id, f"left out by --only '{only}'")
             verdicts.append(_not_tested(threat.title, why, threat.family, threat.id))
@@ -183,15 +184,24 @@ def cases_of(
     cases: list[Case] = []
     for ask in threat.attacks:
         entry = find(ask.method)
-        if only and not any(
-            fnmatch.fnmatch(name, only) for name in (entry.id, entry.name, threat.id, entry.family)
-        ):
+        if not _wanted(entry, threat, only):
             continue
         for rate in threat.rates or (None,):
             after = tuple(c.key for c in cases) if threat.chain else ()
             case = _case(entry, ask.params, threat, plan, bench, seed, rate, after)
             cases.append(case.model_copy(update={"defences": defences}))
     return cases
+
+
+def _wanted(entry: Entry, threat: Threat, only: str | None) -> bool:
+    names = (entry.id, entry.name, threat.id, entry.family)
+    return not only or any(fnmatch.fnmatch(name, only) for name in names)
+
+
+def _left_out(threat: Threat, only: str | None) -> list[tuple[str, str]]:
+    """List the attacks of a threat that the pattern does not match, with the reason."""
+    asked = [find(ask.method) for ask in threat.attacks]
+    return [(e.id, f"left out by --only '{only}'") for e in asked if not _wanted(e, threat, only)]
 
 
 def _case(

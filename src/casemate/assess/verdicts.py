@@ -16,12 +16,18 @@ FEW_ROWS = 50
 
 
 def draw(
-    threat: Threat, results: Sequence[Result], store: Store, checks: Sequence[Flag], shape: tuple[int, ...]
+    threat: Threat,
+    results: Sequence[Result],
+    store: Store,
+    checks: Sequence[Flag],
+    shape: tuple[int, ...],
+    left_out: Sequence[tuple[str, str]] = (),
 ) -> Verdict:
     """Draw the verdict of a threat.
 
     "Falls" needs only examples, which were verified one by one; "holds" needs every check to have
     passed as well, because attacks also fail for reasons that an adversary would not share.
+    `left_out` lists attacks of the threat that the user kept from running, with the reason.
     """
     done = [r for r in results if r.status == "done"]
     flags = _unique([f for r in done for f in r.flags if f.code != "after-others"])
@@ -34,7 +40,7 @@ def draw(
         worst = _worst_result(threat, done)
         measured = worst.metrics.get(threat.require.metric) if worst else None
     flags += _too_few(threat, measured)
-    outcome, why = _outcome(threat, results, measured, flags)
+    outcome, why = _outcome(threat, results, measured, flags, left_out)
     shown = worst or (done[0] if done else None)
     metric = threat.require.metric
     return Verdict(
@@ -50,16 +56,20 @@ def draw(
         baseline=shown.baseline.get(metric) if shown else None,
         clean=(shown.clean.get(metric) or shown.clean.get("accuracy")) if shown else None,
         budget=describe_budget(threat, shape),
-        access=_access(threat),
+        access=_access(done),
         tried=tuple(r.key for r in done),
-        not_tried=tuple((r.case.method, r.reason) for r in results if r.status != "done"),
+        not_tried=(*((r.case.method, r.reason) for r in results if r.status != "done"), *left_out),
         flags=tuple(_unique(flags)),
         curves=_curves(threat, done),
     )
 
 
 def _outcome(
-    threat: Threat, results: Sequence[Result], measured: Estimate | None, flags: Sequence[Flag]
+    threat: Threat,
+    results: Sequence[Result],
+    measured: Estimate | None,
+    flags: Sequence[Flag],
+    left_out: Sequence[tuple[str, str]],
 ) -> tuple[Outcome, str]:
     if measured is None:
         failed = [r for r in results if r.status == "failed"]
@@ -81,6 +91,9 @@ def _outcome(
             "inconclusive",
             f"the number would hold, but not every attack finished: {', '.join(unfinished)}",
         )
+    if outcome == "holds" and left_out:
+        names = ", ".join(dict.fromkeys(method for method, _ in left_out))
+        return "inconclusive", f"the number would hold, but not every attack was tried: {names}"
     if outcome == "inconclusive":
         return outcome, f"the interval contains the bound ({threat.require}); more rows or repeats would tell"
     return outcome, f"required: {threat.require}"
@@ -88,12 +101,15 @@ def _outcome(
 
 def _worst_rows(done: Sequence[Result], store: Store) -> tuple[Estimate | None, list[Flag]]:
     """Worst case per row over the results that attacked the same rows."""
-    standing = {r.key: store.tensors(r)["standing"] for r in done}
+    tensors = {r.key: store.tensors(r) for r in done}
+    standing = {key: found["standing"] for key, found in tensors.items()}
     if not standing:
         return None, []
+    # rows that are wrong without an attack were fooled by nobody
+    right = {key: found["standing"][found["clean_correct"]] for key, found in tensors.items()}
     white = [r.key for r in done if issubclass(find(r.case.method).access, GradientOracle)]
     black = [r.key for r in done if r.key not in white]
-    return robust_accuracy(list(standing.values())), black_box_wins(standing, white, black)
+    return robust_accuracy(list(standing.values())), black_box_wins(right, white, black)
 
 
 def _worst_result(threat: Threat, done: Sequence[Result]) -> Result | None:
@@ -140,8 +156,9 @@ def describe_budget(threat: Threat, shape: tuple[int, ...]) -> str:
     return ""
 
 
-def _access(threat: Threat) -> str:
-    levels = {find(ask.method).access.__name__ for ask in threat.attacks}
+def _access(done: Sequence[Result]) -> str:
+    """Name what the adversaries that were tried saw; those that could not run show nothing."""
+    levels = {find(r.case.method).access.__name__ for r in done}
     names = {
         "LabelOracle": "decisions",
         "ScoreOracle": "scores",
