@@ -115,7 +115,7 @@ def test_kinds_of_files_are_told_by_their_contents(good, tmp_path):
         "safetensors": save({"a": torch.zeros(2)}),
         "unknown": b"hello",
     }
-    for kind, raw in contents.items():
+    for kind, raw in (*contents.items(), ("unknown", b""), ("unknown", b"\x80")):
         (tmp_path / "file").write_bytes(raw)
         assert kind_of(tmp_path / "file") == kind
     for setting in (True, False):

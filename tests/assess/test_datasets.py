@@ -88,6 +88,7 @@ def test_class_names_are_kept_and_count_the_classes(tmp_path):
         ({"x": PIXELS.astype(float), "y": LABELS}, "must lie in the declared bounds [0, 1]. Got 0 .. 255"),
         ({"x": PIXELS, "y": LABELS, "classes": np.array(["a"])}, "below 1, the number of class names. Got 2"),
         ({"x": PIXELS[:0], "y": LABELS[:0]}, "must have at least one row"),
+        ({"x": PIXELS[:0].astype(float), "y": LABELS[:0]}, "must have at least one row"),
         (
             {"x_train": PIXELS[:, :4], "y_train": LABELS, "x_test": PIXELS, "y_test": LABELS},
             "inputs of one shape",

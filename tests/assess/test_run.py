@@ -1,4 +1,5 @@
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 import torch
@@ -175,6 +176,39 @@ def test_evidence_that_was_deleted_is_computed_again(toys, bench):
     list(run([case("toy_shift")], bench, Silent()))
     assert CALLS == ["shift", "shift"]
     assert (bench.store.results / result.evidence[0]).exists()
+
+
+def test_evidence_that_was_cut_short_is_computed_again(toys, bench):
+    (result,) = run([case("toy_shift")], bench, Silent())
+    evidence = bench.store.results / result.evidence[0]
+    whole = evidence.read_bytes()
+    evidence.write_bytes(whole[: len(whole) // 2])
+    assert "evidence" in bench.store.doubt(result.key)
+    list(run([case("toy_shift")], bench, Silent()))
+    assert CALLS == ["shift", "shift"]
+    assert evidence.read_bytes() == whole
+
+
+class Noisy(torch.nn.Module):
+    """Classes by chance, whatever the input."""
+
+    def forward(self, x):
+        return torch.randn(len(x), 2)
+
+
+def test_a_net_that_draws_random_numbers_answers_alike_after_a_resume(toys, bench, tmp_path):
+    noisy = replace(bench.target, net=Noisy())
+    cases = [case("toy_gradient"), case("toy_gradient", seed=1), case("toy_shift", seed=1)]
+
+    def answers(folder, wanted):
+        torch.rand(len(wanted))  # what ran before must not count
+        found = run(
+            wanted, replace(bench, target=noisy, prepared=Prepared(noisy), cache={}, store=Store(tmp_path / folder)),
+            Silent(),
+        )  # fmt: skip
+        return [(r.metrics, r.baseline, r.clean) for r in found]
+
+    assert answers("whole", cases) == answers("back", cases[::-1])[::-1]
 
 
 def test_a_watcher_can_stop_the_run_and_finished_cases_stay(toys, bench):

@@ -47,7 +47,12 @@ def kind_of(path: Path) -> Kind:
             return "pt2"
         return "torchscript" if "constants.pkl" in names else "pickle"
     # protocol 2 and later begin with PROTO; protocol 0 and 1 of an object with MARK or GLOBAL
-    if (head[:1] == b"\x80" and 2 <= head[1] <= 5) or head[:1] in (b"(", b"c", b"]", b"}"):
+    if (head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5")) or head[:1] in (
+        b"(",
+        b"c",
+        b"]",
+        b"}",
+    ):
         return "pickle"
     if len(head) >= 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
         return "safetensors"

@@ -79,7 +79,7 @@ class Reading:
         if x.dtype.kind not in "fb":
             raise UsageError(f"'{name}' must be uint8 (0 .. 255) or floats. Got {x.dtype}.")
         x = x.astype(np.float32)
-        bad = ~np.isfinite(x.reshape(len(x), -1)).all(1)
+        bad = ~np.isfinite(x).all(tuple(range(1, x.ndim)))
         if bad.any():
             row = int(np.argmax(bad))
             raise UsageError(

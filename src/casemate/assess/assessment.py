@@ -21,6 +21,7 @@ from casemate.core.errors import UsageError
 from casemate.core.registry import Entry, find
 from casemate.core.target import Prepared
 from casemate.core.workers import Workers
+from casemate.ops.rng import seed_of, seeded
 from casemate.ops.stats import share
 
 
@@ -103,7 +104,8 @@ def make_bench(
     """Prepare a loaded target for attack and inspect it: the bench and what is doubtful."""
     recipe, doubts = load_recipe(options.recipe, model, data)
     target, sample = model.classifier, data.test[: checks.ROWS * 2]
-    doubts += [*data.flags, *model.flags, *checks.inspect_outputs(target, sample.x)]
+    with seeded(seed_of(seed, "outputs"), target.device):
+        doubts += [*data.flags, *model.flags, *checks.inspect_outputs(target, sample.x)]
     prepared = Prepared(target)
     if not any(f.code == "randomised" for f in doubts):
         prepared.fast = compile_forward(prepared, sample.x)
@@ -117,7 +119,8 @@ def make_bench(
         store=store,
         digests={"target": model.digest, "data": data.digest, "recipe": recipe.digest() if recipe else ""},
     )
-    return bench, doubts + checks.inspect_gradients(prepared, sample, seed)
+    with seeded(seed_of(seed, "gradients"), target.device):
+        return bench, doubts + checks.inspect_gradients(prepared, sample, seed)
 
 
 def assess_bench(
@@ -236,7 +239,8 @@ def _summary(
     doubts: Sequence[Flag], seed: int, command: str,
 ) -> Assessment:  # fmt: skip
     """Build the assessment from its results alone, so that a second run writes the same bytes."""
-    right = int((bench.target.predict(bench.test.x).argmax(1) == bench.test.y).sum())
+    with seeded(seed_of(seed, "clean"), bench.target.device):
+        right = int((bench.target.predict(bench.test.x).argmax(1) == bench.test.y).sum())
     times = sorted(r.provenance.time for r in results if r.provenance)
     return Assessment(
         title=plan.name,

@@ -55,7 +55,7 @@ def looks_like_probabilities(target: Classifier, x: Tensor) -> bool:
 def inspect_gradients(prepared: Prepared, samples: Samples, seed: int) -> list[Flag]:
     """Try what must work on any differentiable classifier that can be attacked at all.
 
-    Counts rows whose gradient is exactly zero, attacks in a ball that holds every image, and
+    Counts rows whose gradient is exactly zero or no number, attacks in a ball that holds every image, and
     compares few steps with many.
     """
     target = prepared.target
@@ -65,7 +65,9 @@ def inspect_gradients(prepared: Prepared, samples: Samples, seed: int) -> list[F
     x, goal = samples.x[right], Misclassify(samples.y[right])
     flags = []
     oracle, device = GradientOracle(prepared, Ledger.empty(len(x))), target.device
-    zero = oracle.gradient(x.to(device), goal.to(device)).grad.flatten(1).eq(0).all(1)
+    grad = oracle.gradient(x.to(device), goal.to(device)).grad
+    # attacks take what is no number for zero
+    zero = grad.nan_to_num(0, 0, 0).flatten(1).eq(0).all(1)
     if zero.any():
         flags.append(
             Flag(code="zero-gradient", detail=f"{int(zero.sum())} of {len(x)} rows have no gradient")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import ValidationError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -51,14 +51,14 @@ class Store:
             version = raw.get("schema_version") if isinstance(raw, dict) else None
             if version != SCHEMA:
                 return f"{path.name} has result format {version}, this version writes {SCHEMA}"
-            Result.model_validate(raw)
+            result = Result.model_validate(raw)
         except (ValueError, ValidationError):
             return f"{path.name} is damaged"
-        return ""
+        return "" if self.whole(result) else f"evidence of {path.name} is missing or damaged"
 
     def whole(self, result: Result) -> bool:
-        """Tell whether all evidence of a result is still there."""
-        return all((self.results / Path(name).name).exists() for name in result.evidence)
+        """Tell whether all evidence of a result is still there, and as long as it says it is."""
+        return all(_readable(self.results / Path(name).name) for name in result.evidence)
 
     def put(self, result: Result, tensors: Mapping[str, Tensor] | None = None) -> Result:
         """Write an answer and its evidence, the evidence first; returns the result as stored."""
@@ -105,6 +105,14 @@ class Store:
         """Read the answers of the assessment, in the order of its plan."""
         found = (self.get(key) for key in self.assessment().keys)
         return [result for result in found if result is not None]
+
+
+def _readable(path: Path) -> bool:
+    try:
+        with safe_open(path, "pt"):
+            return True
+    except (OSError, SafetensorError):
+        return False
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -17,6 +17,7 @@ from casemate.core.threat import Goal, Lp, Misclassify
 from casemate.core.tick import Tick, ignore
 from casemate.ops.norms import rounding, size
 from casemate.ops.rng import rows as row_streams
+from casemate.ops.rng import seed_of, seeded
 from casemate.ops.stats import Estimate, median, share
 
 SHARD = 250
@@ -144,7 +145,9 @@ def measure(entry: Entry, case: Case, bench: Bench, tick: Tick) -> Measured:
     if case.budget is None:
         raise NotApplicable("an evasion case needs a budget")
     samples, numbers = subset(bench.test, case.rows, case.seed)
-    clean = bench.target.predict(samples.x).argmax(1) == samples.y
+    # a net that draws random numbers is right on the same rows in every case, and so in the baseline
+    with seeded(seed_of(case.seed, "clean"), bench.target.device):
+        clean = bench.target.predict(samples.x).argmax(1) == samples.y
     standing = clean & _standing_after(case, bench, len(samples))
     todo = standing.nonzero().flatten()
     x, y = samples.x[todo], samples.y[todo]
@@ -206,10 +209,12 @@ def _noise(case: Case, bench: Bench, samples: Samples, numbers: Tensor, clean: T
     if name not in bench.cache:
         todo = clean.nonzero().flatten()
         noise = find("evasion.random_noise")
-        bench.cache[name] = attempt(
-            noise, bench.prepared, samples.x[todo], Misclassify(samples.y[todo]), case.budget,
-            params=noise.validate({}), numbers=numbers[todo], seed=case.seed,
-        )  # fmt: skip
+        # whichever case comes first computes it for all, with the same random numbers
+        with seeded(seed_of(case.seed, name), bench.target.device):
+            bench.cache[name] = attempt(
+                noise, bench.prepared, samples.x[todo], Misclassify(samples.y[todo]), case.budget,
+                params=noise.validate({}), numbers=numbers[todo], seed=case.seed,
+            )  # fmt: skip
     found: Attempt = bench.cache[name]
     attacked, n = len(found.fooled), len(samples)
     return {
