@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from casemate.core.recipe import Recipe
 from casemate.core.registry import Entry, find
 from casemate.core.target import Classifier
 from casemate.core.tick import Tick
+from casemate.ops.differences import paired_shares
 from casemate.ops.rng import generator, seed_of
 from casemate.ops.stats import Estimate, mean, share
 
@@ -142,18 +144,46 @@ def over_victims(values: Sequence[float], rows: int) -> Estimate:
     return Estimate(found.value, max(0.0, low), min(1.0, high), rows * len(values))
 
 
+def over_pairs(before: Sequence[Tensor], after: Sequence[Tensor]) -> Estimate:
+    """Mean difference before - after of two shares over victims, from the rows each gets right (N,) bool.
+
+    As wide as the wider of two intervals: Student's over the victims, and the mean of Newcombe's
+    for the rows that a victim is tested on, which are the same for all. So victims that happen to
+    agree on few rows prove little.
+    """
+    pairs = [paired_shares(a.numpy(), b.numpy()) for a, b in zip(after, before, strict=True)]
+    found = mean([pair.value for pair in pairs])
+    low, high = (float(np.mean([getattr(pair, end) for pair in pairs])) for end in ("low", "high"))
+    if len(pairs) == 1:
+        return Estimate(found.value, low, high, 1)
+    low, high = min(found.low, low, found.value), max(found.high, high, found.value)
+    return Estimate(found.value, max(-1.0, low), min(1.0, high), len(pairs))
+
+
+def _right(model: Classifier, test: Samples) -> Tensor:
+    return (model.predict(test.x).argmax(1) == test.y).cpu()
+
+
 def _availability(case: Case, victims: Victims, train: Samples, test: Samples) -> Measured:
     """Judge a poison that should lower accuracy, beside leaving the same rows out."""
-    clean = [accuracy(m, test) for m in victims.clean]
-    poisoned = [accuracy(m, test) for m in victims.poisoned]
-    thinned = [accuracy(m, test) for m in victims.thinned]
-    drop = [c - p for c, p in zip(clean, poisoned, strict=True)]
-    lost = [c - t for c, t in zip(clean, thinned, strict=True)]
+    right = {
+        name: [_right(m, test) for m in models]
+        for name, models in (
+            ("clean", victims.clean), ("poisoned", victims.poisoned), ("thinned", victims.thinned),
+        )
+    }  # fmt: skip
+    shares = {name: [float(r.double().mean()) for r in found] for name, found in right.items()}
     return Measured(
         headline="accuracy_drop",
-        metrics={"accuracy_drop": mean(drop), "accuracy": over_victims(poisoned, len(test))},
-        baseline={"accuracy_drop": mean(lost), "accuracy": over_victims(thinned, len(test))},
-        clean={"accuracy": over_victims(clean, len(test))},
+        metrics={
+            "accuracy_drop": over_pairs(right["clean"], right["poisoned"]),
+            "accuracy": over_victims(shares["poisoned"], len(test)),
+        },
+        baseline={
+            "accuracy_drop": over_pairs(right["clean"], right["thinned"]),
+            "accuracy": over_victims(shares["thinned"], len(test)),
+        },
+        clean={"accuracy": over_victims(shares["clean"], len(test))},
         flags=_few_victims(case),
         tensors=_pictures(victims.poisons[0], train),
         spent=Spent(),
