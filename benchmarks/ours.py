@@ -16,15 +16,17 @@ from casemate.core.target import Classifier, Prepared
 from casemate.core.threat import Lp, Misclassify
 
 
-def ours(asks: Sequence[Ask], *, bfloat16: bool = False) -> Run:
+def ours(asks: Sequence[Ask], *, compiled: bool = False, bfloat16: bool = False) -> Run:
     """Run methods one after the other, each on what the ones before left standing.
 
-    Laying out and compiling the private copy of the net is part of the time.
+    Laying out and compiling the private copy of the net is part of the time. Methods that ask for
+    gradients in every pass have no use for a compiled forward.
     """
 
     def run(net: Counted, task: Task) -> Tensor:
         prepared = Prepared(Classifier(task.net, task.net(task.x[:1]).shape[1], tuple(task.x.shape[1:])))
-        prepared.fast = compile_forward(prepared, task.x[:64])
+        if compiled:
+            prepared.fast = compile_forward(prepared, task.x[:64])
         if bfloat16:
             prepared.cheap = bfloat16_copy(prepared, task.x[:64])
         budget = Lp(norm=task.norm, eps=task.eps)
