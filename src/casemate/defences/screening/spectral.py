@@ -28,7 +28,7 @@ def spectral(
     /,
     *,
     share: Annotated[float, Gt(0), Lt(1)] = 0.25,
-    outlier: Annotated[float, Ge(0)] = 4.0,
+    split: Annotated[float, Ge(0), Lt(1)] = 0.78,
     rng: Generator,
     tick: Tick = ignore,
 ) -> Tensor:
@@ -36,20 +36,20 @@ def spectral(
 
     Rows that a backdoor has moved into a class differ from its own rows in a common way, and that
     difference dominates the features of the last layer. Of a suspicious class, the paper's share of
-    rows with the largest squared projections is dropped.
+    rows with the largest squared projections on the main direction is dropped.
 
-    The paper drops rows of every class, so a clean data set loses them as well. Here a class is
-    suspicious only if the variance along its main direction stands out from those of the other
-    classes; `outlier` = 0 brings the paper's rule back. With fewer than five classes nothing can stand
-    out, and all are suspicious. A class of which half or more is poison is not found out, as the
-    paper says.
+    The paper drops rows of every class, so clean data lose them as well. Here a class is suspicious
+    only if its projections fall into two groups, of which the smaller one could be dropped whole;
+    `split` = 0 brings the paper's rule back. Either way, a class of which half or more is poison is
+    not cleaned, and little poison may leave no signature.
 
     Args:
         model: classifier trained on `data`.
         data: training set that may be poisoned.
         share: largest share of a class that may be poison, in (0, 1); 1.5 times as much is dropped.
-        outlier: least distance of a suspicious class from the median class, in robust standard
-            deviations (1.4826 times the median absolute deviation); 0 makes all classes suspicious.
+        split: least share of the projections' variance that lies between the two groups of a
+            suspicious class, in [0, 1). A normal distribution cut in two has 0.64 between its halves,
+            a uniform one 0.75; at 0 all classes are suspicious.
         rng: not used; nothing is random.
         tick: called after each class with the number of rows dropped so far.
 
@@ -60,31 +60,39 @@ def spectral(
         NotApplicable: the net does not end in a linear layer.
     """
     features = penultimate(model, data.x)
-    members = [
-        rows for rows in ((data.y == c).nonzero().flatten() for c in range(data.classes)) if len(rows) > 1
-    ]
-    scores = [signature(features[rows]) for rows in members]
-    far = standing_out(torch.tensor([float(s.mean()) for s in scores]), outlier)
     keep = torch.ones(len(data), dtype=torch.bool, device=data.y.device)
-    for step, (rows, score) in enumerate(zip(members, scores, strict=True)):
-        if far[step]:
-            drop = min(len(rows), int(MARGIN * share * len(rows)))
-            keep[rows[score.argsort(descending=True, stable=True)[:drop]]] = False
-        tick(step + 1, len(members), {"dropped": int((~keep).sum())})
+    for label in range(data.classes):
+        rows = (data.y == label).nonzero().flatten()
+        drop = min(len(rows), int(MARGIN * share * len(rows)))
+        if drop:
+            places = projections(features[rows])
+            between, smaller = two_groups(places)
+            if split == 0 or (between >= split and smaller <= drop):
+                keep[rows[places.square().argsort(descending=True, stable=True)[:drop]]] = False
+        tick(label + 1, data.classes, {"dropped": int((~keep).sum())})
     return keep
 
 
-def signature(features: Tensor) -> Tensor:
-    """Squared projection of each centred feature vector (N, D) on the main direction, (N,)."""
+def projections(features: Tensor) -> Tensor:
+    """Project centred feature vectors (N, D) on their first principal axis, (N,)."""
     centred = (features - features.mean(0)).double()
     main: Tensor = torch.linalg.svd(centred, full_matrices=False).Vh[0]
-    return (centred @ main).square()
+    return centred @ main
 
 
-def standing_out(values: Tensor, outlier: float) -> Tensor:
-    """Tell which values (K,) lie `outlier` robust standard deviations above their median, (K,) bool."""
-    if outlier == 0 or len(values) < 5:
-        return torch.ones(len(values), dtype=torch.bool)
-    above = values - values.median()
-    far: Tensor = above > outlier * 1.4826 * above.abs().median()
-    return far
+def two_groups(places: Tensor) -> tuple[float, int]:
+    """Cut numbers (N,) in two where most of their variance lies between the groups (2-means).
+
+    Returns:
+        The share of the variance between the groups, in [0, 1], and the size of the smaller one.
+    """
+    ordered = (places - places.mean()).sort().values
+    total = float(ordered.square().sum())
+    if len(ordered) < 2 or total == 0:
+        return 0.0, 0
+    below = torch.arange(1, len(ordered), device=places.device)
+    # the sums left and right of a cut are s and -s, as the mean is zero
+    s = ordered.cumsum(0)[:-1]
+    between = s.square() / below + s.square() / (len(ordered) - below)
+    best = int(between.argmax())
+    return float(between[best]) / total, min(best + 1, len(ordered) - best - 1)
