@@ -2,6 +2,7 @@ import torch
 from torch import nn
 
 from casemate.assess.digest import digest, digest_net, digest_tensors
+from casemate.assess.imported import parse_function
 
 
 def test_parts_do_not_run_into_one_another():
@@ -46,3 +47,41 @@ def test_addresses_in_memory_do_not_count():
     one, other = Told(object()), Told(object())
     assert repr(one) != repr(other)
     assert digest_net(one) == digest_net(other)
+
+
+class Scaled(nn.Module):
+    def __init__(self, scale: object) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.scale
+
+
+def test_a_number_that_is_no_weight_makes_another_model():
+    """A net whose logits are scaled so that gradients vanish must not get the answers of the other."""
+    scales = [1.0, 1e6, "1.0", torch.ones(1), torch.zeros(1), (1.0,), {"a": 1.0}, torch.relu, torch.tanh]
+    assert len({digest_net(Scaled(scale)) for scale in scales}) == len(scales)
+    assert digest_net(nn.Sequential(Scaled({"b", "a"}))) == digest_net(nn.Sequential(Scaled({"a", "b"})))
+
+
+NET = """
+from torch import nn
+FACTOR = 1
+def helper(x):
+    return x * FACTOR
+class Net(nn.Module):
+    def forward(self, x):
+        return helper(x)
+def net():
+    return Net()
+"""
+
+
+def test_a_function_that_forward_calls_belongs_to_the_model(tmp_path):
+    file = tmp_path / "own.py"
+    seen = []
+    for text in (NET, NET.replace("FACTOR = 1", "FACTOR = 2"), NET):
+        file.write_text(text)
+        seen.append(digest_net(parse_function(f"{file}:net")()))
+    assert seen[0] == seen[2] != seen[1]

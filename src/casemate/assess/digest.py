@@ -1,10 +1,15 @@
 """Digests of data and models: what was judged, by content and never by name alone."""
 
+import contextlib
+import functools
 import hashlib
 import inspect
 import re
+import sys
 from collections.abc import Iterable, Mapping
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -34,24 +39,64 @@ def digest_net(net: nn.Module) -> str:
 
 
 def digest_architecture(net: nn.Module) -> str:
-    """Digest a net's structure and the source of its own classes, without its weights.
+    """Digest a net's structure, and the files and settings of its own classes, without its weights.
 
-    The source is in it because a changed `forward` with unchanged weights is another model.
+    A changed `forward`, a function that it calls, or a number that it multiplies by make another
+    model of the same weights. What other files of the user's hold is not seen.
     """
     # the addresses in the text of functions change with every start
     structure = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(net))
     hooks = [repr(hook) for module in net.modules() for hook in module._forward_pre_hooks.values()]
-    return digest(structure, *_sources(net.modules()), *hooks)
+    return digest(structure, *_sources(net.modules()), *_settings(net), *hooks)
+
+
+def _own(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] not in ("torch", "builtins")
 
 
 def _sources(modules: Iterable[nn.Module]) -> list[str]:
-    classes = {kind for module in modules for kind in type(module).__mro__}
-    own = {kind for kind in classes if kind.__module__.partition(".")[0] not in ("torch", "builtins")}
-    return [text for _, text in sorted((kind.__qualname__, _source(kind)) for kind in own)]
+    classes = {kind for module in modules for kind in type(module).__mro__ if _own(kind)}
+    return [kind.__qualname__ for kind in sorted(classes, key=_name)] + sorted({_source(c) for c in classes})
+
+
+def _name(kind: type) -> str:
+    return kind.__qualname__
 
 
 def _source(kind: type) -> str:
-    try:
-        return inspect.getsource(kind)
-    except (OSError, TypeError):
-        return kind.__qualname__
+    """Text of the file of a class, or where it has none, as in a notebook, of the class alone."""
+    for thing in (sys.modules.get(kind.__module__), kind):
+        with contextlib.suppress(OSError, TypeError):
+            return inspect.getsource(thing)  # type: ignore[arg-type]
+    return kind.__qualname__
+
+
+def _settings(net: nn.Module) -> list[str]:
+    """Values that modules of the user's own classes keep beside weights and buffers."""
+    found = []
+    for path, module in net.named_modules():
+        if _own(type(module)):
+            known = vars(nn.Module())
+            found += [f"{path}.{k}={_text(v)}" for k, v in sorted(vars(module).items()) if k not in known]
+    return found
+
+
+def _text(value: Any) -> str:
+    """Write a setting in a way that does not change with the next start; of strange objects the type."""
+    match value:
+        case None | bool() | int() | float() | complex() | str() | bytes() | torch.dtype():
+            return repr(value)
+        case Tensor():
+            return digest_tensors({"": value})
+        case np.ndarray() | np.generic() if not value.dtype.hasobject:
+            return f"{value.dtype} {value.shape} {digest(value.tobytes())}"
+        case list() | tuple():
+            return f"[{', '.join(map(_text, value))}]"
+        case set() | frozenset():
+            return f"{{{', '.join(sorted(map(_text, value)))}}}"
+        case dict():
+            return f"{{{', '.join(sorted(f'{_text(k)}: {_text(v)}' for k, v in value.items()))}}}"
+        case functools.partial():
+            return f"{_text(value.func)}({_text(value.args)}, {_text(value.keywords)})"
+        case _:
+            return str(getattr(value, "__qualname__", type(value).__qualname__))

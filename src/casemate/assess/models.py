@@ -77,10 +77,10 @@ def load_model(
         net = source.net.to(place)
         trial = Classifier(net, 0, data.shape, bounds, mean, std, source.outputs or "logits",
                            differentiable=source.differentiable, device=place)  # fmt: skip
+    # before the trial, in which a net may note down what it saw
+    content = source.digest or digest_net(source.net)
     target, flags = tried(trial, data, classes, source.outputs)
-    seen = digest(
-        str((target.bounds, target.mean, target.std, target.outputs)), source.digest or digest_net(source.net)
-    )
+    seen = digest(str((target.bounds, target.mean, target.std, target.outputs)), content)
     name = spec if isinstance(spec, str) else type(source.net).__name__
     make = source.make
     if make is not None and (mean or bounds != (0.0, 1.0)):
