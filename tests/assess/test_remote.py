@@ -159,6 +159,12 @@ def test_answers_that_cannot_be_used_are_told_in_one_line(server, status, body, 
     assert told in refusal(server.url)
 
 
+@pytest.mark.parametrize("label", [3, -1, 0.5])
+def test_a_label_that_is_no_class_is_told(server, label):
+    server.reply = lambda question: (200, json.dumps({"labels": [label] * len(question["inputs"])}).encode())
+    assert f"in 0 .. 2. Got {label:g}" in refusal(server.url)
+
+
 def test_a_server_that_is_not_there_is_told(server):
     server.stop()
     with pytest.raises(ConnectionError, match="cannot be reached"):

@@ -56,6 +56,12 @@ class Endpoint:
             )
         if key != "labels":
             return values
+        strange = ~((values >= 0) & (values < self.classes) & (values == values.round()))
+        if bool(strange.any()):
+            raise ConnectionError(
+                f"The labels of the black box must be whole numbers in 0 .. {self.classes - 1}. "
+                f"Got {float(values[strange][0]):g}."
+            )
         return torch.nn.functional.one_hot(values.long(), self.classes).float()
 
     def post(self, question: dict[str, Any]) -> dict[str, Any]:
