@@ -46,7 +46,9 @@ def cpu(work: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
-def measure(entry: Entry, norm: str, x: Tensor, prepared: Prepared, repeats: int) -> tuple[Cost, float, float]:
+def measure(
+    entry: Entry, norm: str, x: Tensor, prepared: Prepared, repeats: int
+) -> tuple[Cost, float, float]:
     """Passes per row, seconds of the attack and seconds of its passes alone (smallest of `repeats`)."""
     params = entry.validate({})
     goal, budget = Misclassify(torch.zeros(len(x), dtype=torch.int64)), Lp(norm=norm, eps=EPS[norm])
@@ -86,7 +88,9 @@ def main() -> None:
     torch.set_num_threads(1)
     x = torch.rand(options.batch, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     prepared = Prepared(never_fooled())
-    print(f"{'method':<16}{'norm':<6}{'forward':>8}{'backward':>9}{'attack s':>10}{'passes s':>10}{'ratio':>7}")
+    print(
+        f"{'method':<16}{'norm':<6}{'forward':>8}{'backward':>9}{'attack s':>10}{'passes s':>10}{'ratio':>7}"
+    )
     for name in options.methods:
         method, _, norm = name.partition(":")
         cost, spent, passes = measure(find(method), norm, x, prepared, options.repeats)

@@ -32,16 +32,26 @@ class Watched(Prepared):
 
 
 class Hill(torch.nn.Module):
-    """Logits (0, f) with f = -9 - sum of c_i (x_i - m_i)^2: class 0 everywhere, one summit at m."""
+    """Logits (0, f), f = -9 - sum of c_i (x_i - m_i)^2 + bumps * sum of sin(20 x_i): class 0 everywhere."""
 
-    def __init__(self) -> None:
+    def __init__(self, bumps: float = 0.0) -> None:
         super().__init__()
+        self.bumps = bumps
         self.c = torch.tensor([1.0, 4.0, 30.0], dtype=torch.float64)
         self.m = torch.tensor([0.55, 0.42, 0.47], dtype=torch.float64)
 
     def forward(self, x: Tensor) -> Tensor:
-        f = -9 - (self.c * (x - self.m) ** 2).sum(1)
+        f = -9 - (self.c * (x - self.m) ** 2).sum(1) + self.bumps * (20 * x).sin().sum(1)
         return torch.stack([torch.zeros_like(f), f], 1)
+
+    def value(self, x: np.ndarray) -> float:
+        """Logit f of one row."""
+        hill = (self.c.numpy() * (x - self.m.numpy()) ** 2).sum()
+        return -9 - hill + self.bumps * np.sin(20 * x).sum()
+
+    def slope(self, x: np.ndarray) -> np.ndarray:
+        """Gradient of f at one row."""
+        return -2 * self.c.numpy() * (x - self.m.numpy()) + 20 * self.bumps * np.cos(20 * x)
 
 
 HILL, CLASS_0 = Classifier(Hill(), 2, (3,)), Misclassify(torch.zeros(4, dtype=torch.int64))
@@ -72,12 +82,8 @@ def test_the_times_for_100_steps_are_those_of_the_paper():
     assert checkpoints(100) == [22, 41, 57, 70, 80, 87, 93, 99]
 
 
-def algorithm(x: np.ndarray, start: np.ndarray, norm: str, eps: float, steps: int):
-    """Algorithm 1 of Croce & Hein for one row of the hill: points in order, best one, last step size."""
-    c, m = HILL.net.c.numpy(), HILL.net.m.numpy()
-
-    def f(z):
-        return -9 - (c * (z - m) ** 2).sum()
+def algorithm(net: Hill, x: np.ndarray, start: np.ndarray, norm: str, eps: float, steps: int):
+    """Algorithm 1 of Croce & Hein for one row: last point, best point, reasons at the checkpoints."""
 
     def project(z):
         d = z - x
@@ -88,46 +94,58 @@ def algorithm(x: np.ndarray, start: np.ndarray, norm: str, eps: float, steps: in
         return np.clip(x + d, 0, 1)
 
     def step(z, eta):
-        slope = -2 * c * (z - m)
+        slope = net.slope(z)
         return project(z + eta * (np.sign(slope) if norm == "linf" else slope / np.linalg.norm(slope)))
 
-    eta, seen = 2 * eps, [start, step(start, 2 * eps)]
-    path, current = [f(start), f(seen[1])], seen[1]
-    best = max(seen, key=f)
-    last, halved, best_then = 0, False, f(start)
+    f = net.value
+    eta, before, current = 2 * eps, start, step(start, 2 * eps)
+    path = [f(start), f(current)]
+    best = max(start, current, key=f)
+    last, halved, best_then, reasons = 0, False, f(start), []
     for k in range(1, steps):
         if k in checkpoints(steps):
             rises = sum(b > a for a, b in zip(path[last:k], path[last + 1 : k + 1], strict=True))
-            stuck = not halved and f(best) <= best_then
-            halved = rises < 0.75 * (k - last) or stuck
+            few, stuck = rises < 0.75 * (k - last), f(best) <= best_then
+            reasons.append((few, stuck, halved))
+            halved = few or (stuck and not halved)
             if halved:
-                eta, current = eta / 2, best
-                path[k] = f(best)
+                eta, current, path[k] = eta / 2, best, f(best)
             last, best_then = k, f(best)
         z = step(current, eta)
-        current, before = project(current + 0.75 * (z - current) + 0.25 * (current - seen[k - 1])), current
-        seen.append(current)
-        seen[k] = before  # the point that was left, which is the best one after a halving
+        before, current = current, project(current + 0.75 * (z - current) + 0.25 * (current - before))
         path.append(f(current))
         best = max(best, current, key=f)
-    return seen, best, eta
+    return current, best, reasons
+
+
+def compare_with_the_algorithm(net: Hill, x: Tensor, norm: str, steps: int) -> set[tuple[bool, bool, bool]]:
+    """Assert the same last and best point in each row; returns the reasons met at checkpoints."""
+    n, met = len(x), set()
+    start = (x + random_in_ball(x, norm, 0.1, rows(0, n))).clamp(0, 1)
+    goal = Misclassify(torch.zeros(n, dtype=torch.int64))
+    found, _, asked = run(apgd, Classifier(net, 2, (3,)), x, goal, norm, 0.1, steps=steps)
+    assert len(asked) == steps + 1
+    for i in range(n):
+        end, best, reasons = algorithm(net, x[i].numpy(), start[i].numpy(), norm, 0.1, steps)
+        torch.testing.assert_close(asked[-1][i], torch.from_numpy(end), rtol=0, atol=1e-7)
+        torch.testing.assert_close(found[i], torch.from_numpy(best), rtol=0, atol=1e-7)
+        met.update(reasons)
+    return met
 
 
 @NORMS
 @pytest.mark.parametrize("steps", [1, 2, 30, 100])
 def test_each_row_takes_the_steps_of_the_algorithm(norm, steps):
     """Momentum 0.75, steps of 2 eps that halve at the checkpoints, returns to the best point."""
-    eps = 0.1
-    start = (BASE + random_in_ball(BASE, norm, eps, rows(0, 4))).clamp(0, 1)
-    found, _, asked = run(apgd, HILL, BASE, CLASS_0, norm, eps, steps=steps)
-    assert len(asked) == steps + 1
-    lengths = set()
-    for i in range(4):
-        seen, best, eta = algorithm(BASE[i].numpy(), start[i].numpy(), norm, eps, steps)
-        torch.testing.assert_close(asked[-1][i], torch.from_numpy(seen[-1]), rtol=0, atol=1e-7)
-        torch.testing.assert_close(found[i], torch.from_numpy(best), rtol=0, atol=1e-7)
-        lengths.add(eta)
-    assert steps != 30 or len(lengths) > 1, "all rows halve at the same times: the test sees too little"
+    compare_with_the_algorithm(Hill(), BASE, norm, steps)
+
+
+def test_a_step_halves_also_where_the_loss_rises_but_not_above_its_best():
+    """Unless it has just been halved. On a bumpy hill both happen without the other reason to halve."""
+    x = 0.3 + 0.4 * torch.rand(250, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    met = compare_with_the_algorithm(Hill(bumps=1.0), x, "linf", 50)
+    assert {(False, True, False), (False, True, True)} <= met
+    assert {few for few, _, _ in met} == {True, False}
 
 
 @NORMS

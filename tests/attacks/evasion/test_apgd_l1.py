@@ -1,5 +1,6 @@
 """l1-APGD against the optimum of linear models, and its balls and steps."""
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -91,6 +92,88 @@ def test_the_search_comes_in_from_three_times_the_radius():
     for x_adv, radius in zip(asked, radii, strict=True):
         assert (size(x_adv - setting.x, "l1") <= radius * 0.5 + 1e-9).all()
     assert (size(asked[30] - setting.x, "l1") > 1.01).all(), "the larger balls are not used"
+
+
+class Hill(torch.nn.Module):
+    """Logits (0, f), f = -20 - sum of c_i (x_i - m_i)^2 + sum of sin(9 x_i) / 9: class 0 in the whole box."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.c = 8 * torch.rand(12, generator=generator, dtype=torch.float64)
+        self.m = torch.rand(12, generator=generator, dtype=torch.float64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        f = -20 - (self.c * (x - self.m) ** 2).sum(1) + (9 * x).sin().sum(1) / 9
+        return torch.stack([torch.zeros_like(f), f], 1)
+
+    def slope(self, x: np.ndarray) -> np.ndarray:
+        """Gradient of f at one row."""
+        return -2 * self.c.numpy() * (x - self.m.numpy()) + np.cos(9 * x)
+
+
+def nearest(z: np.ndarray, x: np.ndarray, eps: float) -> np.ndarray:
+    """Project one row onto l1 ball and box: sizes clip(|d| - t, 0, room), t by halving an interval."""
+    d = z - x
+    room = np.where(d > 0, 1 - x, x)
+    low, high = 0.0, np.abs(d).max()
+    if np.minimum(np.abs(d), room).sum() <= eps:
+        return np.clip(z, 0, 1)
+    for _ in range(100):
+        t = (low + high) / 2
+        low, high = (t, high) if np.clip(np.abs(d) - t, 0, room).sum() > eps else (low, t)
+    return x + np.clip(np.abs(d) - high, 0, room) * np.sign(d)
+
+
+def algorithm(net: Hill, x: np.ndarray, z: np.ndarray, eps: float, steps: int, every: int):
+    """l1-APGD in one ball for one row: best point, and the step sizes met."""
+
+    def f(z):
+        return float(net(torch.from_numpy(z)[None])[0, 1])
+
+    def count(z):
+        return int((np.abs(z - x) > np.finfo(float).eps).sum())
+
+    now = best = nearest(z, x, eps)
+    eta, changed, sizes = eps, count(now), []
+    slope = net.slope(now)
+    for k in range(steps):
+        if k and k % every == 0:
+            if count(best) < 0.95 * changed:
+                eta, now, slope = eps, best, net.slope(best)
+            else:
+                eta = max(eta / 1.5, eps / 10)
+            changed = count(best)
+            sizes.append(eta / eps)
+        held = ((now <= 0) & (slope < 0)) | ((now >= 1) & (slope > 0))
+        slope = np.where(held, 0, slope)
+        most = np.argsort(-np.abs(slope))[: max(1, -(-changed * 2 // 3))]
+        step = np.zeros_like(x)
+        step[most] = np.sign(slope[most])
+        now = nearest(now + eta * step / np.abs(step).sum(), x, eps)
+        slope = net.slope(now)
+        best = max(best, now, key=f)
+    return best, sizes
+
+
+def test_each_row_takes_the_steps_of_the_algorithm():
+    """Sparsity 2/3 of the best point's; where it falls by 5 % steps start again at eps, else they shrink.
+
+    As many rows as it takes to meet the longest and the shortest step in the last ball.
+    """
+    net, n = Hill(), 30
+    x = torch.rand(n, 12, generator=torch.Generator().manual_seed(1), dtype=torch.float64).mul(1.4).sub(0.2)
+    x = x.clamp(0, 1)
+    goal = Misclassify(torch.zeros(n, dtype=torch.int64))
+    found, _, _ = run(apgd_l1, Classifier(net, 2, (12,)), x, goal, 0.7, steps=60)
+    noise, met = rows(0, n).normal(12).double(), []
+    for i in range(n):
+        best = (x[i] + noise[i]).numpy()
+        for radius, steps in zip((2.1, 1.4, 0.7), (18, 18, 24), strict=True):
+            best, sizes = algorithm(net, x[i].numpy(), best, radius, steps, every=1)
+        met += sizes
+        torch.testing.assert_close(found[i], torch.from_numpy(best), rtol=0, atol=1e-6)
+    assert {1.0, 0.1} <= {round(size, 6) for size in met}
 
 
 def test_what_succeeds_in_a_larger_ball_only_is_no_success():
