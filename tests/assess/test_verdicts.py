@@ -137,3 +137,13 @@ def test_rows_wrong_without_attack_do_not_hide_a_black_box_that_beats_the_white_
         store, [stored(store, "evasion.pgd", white, right), stored(store, "evasion.square", black, right)]
     )
     assert "black-box-beats-white-box" in {f.code for f in drawn.flags}
+
+
+def test_a_model_that_is_wrong_without_an_attack_is_told_apart_from_one_that_was_fooled(tmp_path):
+    wrong = stored(
+        Store(tmp_path), "evasion.fgsm", [True] * 10 + [False] * 90, clean={"accuracy": share(10, 100)}
+    )
+    fooled = stored(Store(tmp_path), "evasion.pgd", [True] * 10 + [False] * 90)
+    said = [verdict(Store(tmp_path), [result]) for result in (wrong, fooled)]
+    assert [v.outcome for v in said] == ["falls", "falls"]
+    assert ["without an attack" in v.why for v in said] == [True, False]

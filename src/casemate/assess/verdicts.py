@@ -43,6 +43,9 @@ def draw(
     outcome, why = _outcome(threat, results, measured, flags, left_out)
     shown = worst or (done[0] if done else None)
     metric = threat.require.metric
+    clean = (shown.clean.get(metric) or shown.clean.get("accuracy")) if shown else None
+    if threat.family == "evasion" and clean is not None and threat.require.judge(clean) == "falls":
+        why = f"the model is right too rarely even without an attack; {why}"
     return Verdict(
         threat=threat.id,
         title=threat.title,
@@ -54,7 +57,7 @@ def draw(
         metric=metric,
         measured=measured,
         baseline=shown.baseline.get(metric) if shown else None,
-        clean=(shown.clean.get(metric) or shown.clean.get("accuracy")) if shown else None,
+        clean=clean,
         budget=describe_budget(threat, shape),
         access=_access(done),
         tried=tuple(r.key for r in done),
