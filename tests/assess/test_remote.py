@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from casemate.assess.remote import Endpoint
 from casemate.assess.targets import load_model
 from casemate.core.data import Samples
-from casemate.core.errors import NotApplicable, UsageError
+from casemate.core.errors import NoAnswer, NotApplicable, UsageError
 from casemate.core.target import GradientOracle, LabelOracle, Prepared
 from casemate.core.threat import Misclassify
 
@@ -182,3 +183,21 @@ def test_authorization_is_sent_and_passwords_in_addresses_are_refused(server, mo
 
 def test_the_query_of_an_address_is_not_repeated(server):
     assert Endpoint("http://127.0.0.1/c?key=secret", 3).name == "http://127.0.0.1/c"
+
+
+def test_a_black_box_that_falls_silent_later_ends_in_one_line(server, tmp_path, capsys, monkeypatch):
+    """After three questions, which load it, the server refuses: no traceback, and exit code 1."""
+    from casemate.cli.main import run
+
+    answer = classify("logits")
+    monkeypatch.setattr(
+        server, "reply", lambda question: answer(question) if len(server.asked) <= 3 else (403, b"")
+    )
+    data = tmp_path / "data.npz"
+    np.savez(data, x=DATA.x.numpy(), y=DATA.y.numpy())
+    code = run(["assess", "--model", server.url, "--data", f"npz:{data}", "--out", str(tmp_path / "out")])
+    assert code == 1
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "answered 403" in said
+    assert said.startswith("casemate: ")
+    assert issubclass(NoAnswer, ConnectionError)

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from casemate.core.errors import UsageError
+from casemate.core.errors import NoAnswer, UsageError
 
 Answer = Literal["logits", "probabilities", "labels"]
 ANSWERS: tuple[Answer, ...] = ("logits", "probabilities", "labels")
@@ -51,14 +51,12 @@ class Endpoint:
         key = self.answer or find_answer(reply)
         values = _numbers(reply, key)
         if len(values) != len(x):
-            raise ConnectionError(
-                f"The black box was asked about {len(x)} inputs and answered for {len(values)}."
-            )
+            raise NoAnswer(f"The black box was asked about {len(x)} inputs and answered for {len(values)}.")
         if key != "labels":
             return values
         strange = ~((values >= 0) & (values < self.classes) & (values == values.round()))
         if bool(strange.any()):
-            raise ConnectionError(
+            raise NoAnswer(
                 f"The labels of the black box must be whole numbers in 0 .. {self.classes - 1}. "
                 f"Got {float(values[strange][0]):g}."
             )
@@ -67,7 +65,7 @@ class Endpoint:
     def post(self, question: dict[str, Any]) -> dict[str, Any]:
         """Send a question and read the answer.
 
-        Raises ConnectionError if there is no answer, or none in the agreed form.
+        Raises NoAnswer if there is no answer, or none in the agreed form.
         """
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         secret = os.environ.get("CASEMATE_AUTHORIZATION")
@@ -81,11 +79,11 @@ class Endpoint:
             except urllib.error.HTTPError as error:
                 error.close()
                 if error.code not in (429, 500, 502, 503, 504) or not left:
-                    raise ConnectionError(f"{self.name} answered {error.code} {error.reason}.") from None
+                    raise NoAnswer(f"{self.name} answered {error.code} {error.reason}.") from None
             except OSError as error:
                 if not left:
                     reason = getattr(error, "reason", None) or error
-                    raise ConnectionError(f"{self.name} cannot be reached: {reason}.") from None
+                    raise NoAnswer(f"{self.name} cannot be reached: {reason}.") from None
             time.sleep(self.pause * 2 ** (self.tries - 1 - left))
         raise AssertionError("the last try returns or raises")
 
@@ -110,9 +108,9 @@ def _object(raw: bytes) -> dict[str, Any]:
     try:
         reply = json.loads(raw)
     except ValueError:
-        raise ConnectionError(f"The black box must answer with JSON. Got {raw[:60]!r}.") from None
+        raise NoAnswer(f"The black box must answer with JSON. Got {raw[:60]!r}.") from None
     if not isinstance(reply, dict):
-        raise ConnectionError(f"The black box must answer with a JSON object. Got a {type(reply).__name__}.")
+        raise NoAnswer(f"The black box must answer with a JSON object. Got a {type(reply).__name__}.")
     return reply
 
 
@@ -122,7 +120,7 @@ def find_answer(reply: dict[str, Any]) -> Answer:
         if key in reply:
             return key
     got = ", ".join(map(repr, sorted(reply)[:5])) or "an empty object"
-    raise ConnectionError(f"The black box must answer with 'logits', 'probabilities' or 'labels'. Got {got}.")
+    raise NoAnswer(f"The black box must answer with 'logits', 'probabilities' or 'labels'. Got {got}.")
 
 
 def _numbers(reply: dict[str, Any], key: Answer) -> Tensor:
@@ -130,13 +128,9 @@ def _numbers(reply: dict[str, Any], key: Answer) -> Tensor:
     try:
         values = torch.tensor(reply[key], dtype=torch.float32)
     except (KeyError, TypeError, ValueError):
-        raise ConnectionError(
-            f"The black box must answer with '{key}', a list of numbers per input."
-        ) from None
+        raise NoAnswer(f"The black box must answer with '{key}', a list of numbers per input.") from None
     if values.dim() != wanted:
-        raise ConnectionError(
-            f"The '{key}' of the black box must have {wanted} dimensions. Got {values.dim()}."
-        )
+        raise NoAnswer(f"The '{key}' of the black box must have {wanted} dimensions. Got {values.dim()}.")
     return values
 
 

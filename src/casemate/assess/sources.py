@@ -18,7 +18,7 @@ from casemate.assess.remote import Endpoint, check_url, find_answer
 from casemate.assess.result import Flag
 from casemate.assess.untrained import Fresh, stuck
 from casemate.core.data import Samples
-from casemate.core.errors import UsageError
+from casemate.core.errors import NoAnswer, UsageError
 from casemate.core.target import Classifier
 
 FORMS = (
@@ -141,7 +141,7 @@ def _remote(url: str, data: Samples, bounds: tuple[float, float], classes: int |
         rows = low + (high - low) * data.x[:REMOTE_TRIAL]
         endpoint = replace(endpoint, answer=find_answer(endpoint.post({"inputs": rows[:1].tolist()})))
         answers = endpoint(rows)
-    except ConnectionError as error:
+    except NoAnswer as error:
         raise UsageError(str(error)) from None
     # what cannot be seen is judged by what it does; rounding forgives the noise of a busy server
     seen = digest(url, endpoint.answer or "", str(answers.double().round(decimals=3).tolist()))

@@ -4,6 +4,7 @@ CasemateError
 ├── UsageError            wrong argument, file or plan; the command line prints it and exits with 2
 │   └── UnknownMethod     no method of that id or name; names the nearest
 ├── QueryLimitReached     an attack asked for more than its budget
+├── NoAnswer              a black box does not answer, or not in the agreed form
 ├── Cancelled             the caller stopped the work through its tick
 └── NotApplicable         a method cannot run on this target; its case is skipped with the reason
 """
@@ -23,6 +24,10 @@ class UnknownMethod(UsageError, LookupError):
 
 class QueryLimitReached(CasemateError):
     """An attack asked for more queries of a row than its budget allows."""
+
+
+class NoAnswer(CasemateError, ConnectionError):
+    """A black box does not answer, or not in the agreed form."""
 
 
 class Cancelled(CasemateError):
