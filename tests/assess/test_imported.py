@@ -1,3 +1,5 @@
+import importlib.machinery
+import json
 import pickle
 import subprocess
 import sys
@@ -39,8 +41,6 @@ def test_a_file_may_import_its_neighbours(tmp_path):
 
 
 def test_a_user_module_replaces_no_other_module(tmp_path):
-    import json
-
     function = parse_function(write(tmp_path, "def loads(): return 'mine'\n", "json.py") + ":loads")
     assert function() == "mine"
     assert sys.modules["json"] is json
@@ -96,3 +96,9 @@ def test_a_module_that_cannot_be_imported_is_named_with_the_reason(tmp_path):
 
 def test_a_missing_file_is_named():
     assert "does not exist: nowhere.py" in refusal(lambda: parse_function("nowhere.py:x"))
+
+
+def test_a_neighbour_does_not_hide_the_standard_library_from_worker_processes(tmp_path):
+    parse_function(write(tmp_path, "def loads(): return 'mine'\n", "json.py") + ":loads")()
+    found = importlib.machinery.PathFinder.find_spec("json", sys.path)
+    assert found.origin == json.__spec__.origin

@@ -111,9 +111,14 @@ def _from_package(name: str) -> ModuleType:
 
 
 def _look_in(folder: str) -> None:
-    """Let a user's file import its neighbours, as Python does for a script."""
+    """Let a user's file import its neighbours, as Python does for a script.
+
+    Behind the standard library: worker processes take over the path, and a neighbour called
+    json.py must not break them.
+    """
     if folder not in sys.path:
-        sys.path.insert(0, folder)
+        installed = (i for i, place in enumerate(sys.path) if "-packages" in place)
+        sys.path.insert(next(installed, len(sys.path)), folder)
 
 
 def _blame(error: BaseException) -> str:
