@@ -49,7 +49,8 @@ def fine_pruning(
 
     A small net has no channels to spare: its triggers are told apart by channel and place. Hence the
     default prunes single neurons, as the paper words it; a channel at a time is usual in code for
-    large nets.
+    large nets. What of a trigger lies where clean images are busy as well is not found that way, so
+    the backdoor may be weakened only.
 
     Args:
         model: classifier to be mended; it stays as it is.

@@ -83,8 +83,7 @@ def projections(features: Tensor) -> Tensor:
 def two_groups(places: Tensor) -> tuple[float, int]:
     """Cut numbers (N,) in two where most of their variance lies between the groups (2-means).
 
-    Returns:
-        The share of the variance between the groups, in [0, 1], and the size of the smaller one.
+    Gives the share of the variance between the groups, in [0, 1], and the size of the smaller one.
     """
     ordered = (places - places.mean()).sort().values
     total = float(ordered.square().sum())
