@@ -5,30 +5,25 @@ nor limited by the size of shared memory. A job gives the same weights wherever 
 jobs that run in this process get a single thread as well.
 """
 
-import multiprocessing
 import os
 import pickle
-import signal
-import sys
-import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import ModuleType
 from typing import Self, assert_never
 
 import torch
 from torch import Tensor
 
 from casemate.core.data import Samples
+from casemate.core.processes import TrainingProcess
 from casemate.core.recipe import Recipe
 from casemate.core.target import Classifier
 from casemate.core.tick import Tick, ignore
-from casemate.core.worker import Answer, Mapped, Order, serve
+from casemate.core.worker import Answer, Mapped, Order
 from casemate.ops.rng import generator, seeded
 
 
@@ -88,7 +83,7 @@ class Workers:
 
     def __init__(self, count: int | None = None) -> None:
         self.count = _cores() if count is None else max(1, count)
-        self._hands: list[_Hand] = []
+        self._processes: list[TrainingProcess] = []
 
     def __enter__(self) -> Self:
         return self
@@ -98,9 +93,9 @@ class Workers:
 
     def close(self) -> None:
         """Stop the processes; new ones start when needed."""
-        for hand in self._hands:
-            hand.stop()
-        self._hands.clear()
+        for process in self._processes:
+            process.stop()
+        self._processes.clear()
 
     def train_many(self, jobs: Sequence[Job], /, *, tick: Tick = ignore) -> list[Classifier]:
         """Train victims side by side, in the order of the jobs.
@@ -130,10 +125,12 @@ class Workers:
             raise
 
     def _spread(self, jobs: Sequence[Job], folder: Path, progress: "_Progress") -> list[Outcome]:
-        self._hands += [_Hand() for _ in range(min(self.count, len(jobs)) - len(self._hands))]
+        self._processes += [
+            TrainingProcess() for _ in range(min(self.count, len(jobs)) - len(self._processes))
+        ]
         todo, done = deque(range(len(jobs))), dict[int, Outcome]()
         files: dict[tuple[object, ...], Mapped] = {}
-        free, busy = list(self._hands), dict[Connection, tuple[_Hand, int]]()
+        free, busy = list(self._processes), dict[Connection, tuple[TrainingProcess, int]]()
         while todo or busy:
             while free and todo:
                 i = todo.popleft()
@@ -141,56 +138,22 @@ class Workers:
                 if letter is None:
                     done[i] = _here(jobs[i], i, progress)
                 else:
-                    hand = free.pop()
-                    hand.send(letter)
-                    busy[hand.pipe] = hand, i
+                    process = free.pop()
+                    process.send(letter)
+                    busy[process.pipe] = process, i
             for pipe in [p for p in wait(list(busy)) if isinstance(p, Connection)]:
-                hand, i = busy[pipe]
-                outcome = _take(hand.receive(), jobs[i], i, progress)
+                process, i = busy[pipe]
+                outcome = _take(process.receive(), jobs[i], i, progress)
                 if outcome is not None:
                     done[i] = outcome
                     del busy[pipe]
-                    free.append(hand if hand.alive else self._replace(hand))
+                    free.append(process if process.alive else self._replace(process))
         return [done[i] for i in range(len(jobs))]
 
-    def _replace(self, hand: "_Hand") -> "_Hand":
-        hand.stop()
-        self._hands[self._hands.index(hand)] = fresh = _Hand()
+    def _replace(self, process: TrainingProcess) -> TrainingProcess:
+        process.stop()
+        self._processes[self._processes.index(process)] = fresh = TrainingProcess()
         return fresh
-
-
-class _Hand:
-    """One training process and this end of the pipe to it."""
-
-    def __init__(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.pipe, far = context.Pipe()
-        self.process = context.Process(target=serve, args=(far,), daemon=True)
-        with _without_main(), _deaf_to_interrupts():
-            self.process.start()
-        far.close()  # the pipe must end with the process
-        self.alive = True
-
-    def send(self, letter: bytes) -> None:
-        """Hand out a job; that the process has died is noticed on receiving."""
-        with suppress(BrokenPipeError):
-            self.pipe.send_bytes(letter)
-
-    def receive(self) -> Answer:
-        """Wait for the next answer; the end of the process is one as well."""
-        try:
-            answer: Answer = pickle.loads(self.pipe.recv_bytes())  # noqa: S301 - from our own process
-        except (EOFError, ConnectionResetError):
-            self.process.join()
-            self.alive = False
-            return "failed", RuntimeError(f"A training process ended with exit code {self.process.exitcode}.")
-        return answer
-
-    def stop(self) -> None:
-        """End the process."""
-        self.pipe.close()
-        self.process.terminate()
-        self.process.join()
 
 
 class _Progress:
@@ -289,34 +252,3 @@ def _inputs(data: Samples | Selection) -> Tensor:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """Start processes that ignore interrupts from their first moment, also while they import.
-
-    An interrupt from the keyboard reaches them as well as this process, which stops them.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    former = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, former)
-
-
-@contextmanager
-def _without_main() -> Iterator[None]:
-    """Hide the program's main module from a process being started.
-
-    It would be run again there, which is slow, and a script without a guard would do all its work
-    again.
-    """
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
