@@ -197,6 +197,14 @@ def test_l1_projection_finds_the_threshold(spread):
         np.testing.assert_allclose(np.abs(got - a), expected, atol=1e-12)
 
 
+def test_S2_a_rows_l1_projection_does_not_depend_on_its_neighbours():
+    """To the last bit: the search for a row's threshold ends when that row has it."""
+    x = with_edges(60, 11, seed=5)
+    x_adv = x + normal(60, 11, seed=6) * torch.logspace(-3, 1, 60, dtype=torch.float64)[:, None]
+    alone = [project(x_adv[i : i + 1], x[i : i + 1], "l1", 0.3) for i in range(60)]
+    assert torch.equal(project(x_adv, x, "l1", 0.3), torch.cat(alone))
+
+
 @pytest.mark.parametrize("norm", ["linf", "l1"])
 def test_no_point_of_ball_and_box_is_nearer_than_the_projection(norm):
     """Where p is nearest to z, <z - p, q - p> <= 0 for every q of the convex set (its normal cone)."""

@@ -253,6 +253,7 @@ def _threshold(sizes: Tensor, room: Tensor, radius: float | Tensor) -> Tensor:
     """
     low = t = torch.zeros_like(sizes[:, :1])
     top = high = sizes.amax(1, keepdim=True) if sizes.shape[1] else t
+    close, still = torch.finfo(t.dtype).eps * top, torch.zeros_like(t, dtype=torch.bool)
     sizes = torch.where(sizes > 0, sizes, -1)  # what did not change never counts as falling
     stride = torch.full_like(t, float("inf"))
     for _ in range(128):  # halving every other time would reach float64's precision
@@ -263,9 +264,11 @@ def _threshold(sizes: Tensor, room: Tensor, radius: float | Tensor) -> Tensor:
         low, high = torch.where(over > 0, t, low), torch.where(over > 0, high, t)
         newton = t + over / nonzero(falling)
         inside = (falling > 0) & (newton >= low) & (newton <= high) & ((newton - t).abs() <= stride / 2)
-        last, t = t, torch.where(inside, newton, (low + high) / 2)
+        # a row that has arrived stays, so that its last bits do not depend on its neighbours
+        last, t = t, torch.where(still, t, torch.where(inside, newton, (low + high) / 2))
         stride = (t - last).abs()
-        if bool((stride <= torch.finfo(t.dtype).eps * top).all()):
+        still = still | (stride <= close)
+        if bool(still.all()):
             break
     return t
 
