@@ -205,7 +205,8 @@ class Lp(BaseModel):
 
         With a finite radius the question is only whether the ball holds an example.
         """
-        return 0.0 if self.eps == float("inf") else self.eps
+        # the ball's own tolerance: an example on its surface must not be found or missed by rounding
+        return 0.0 if self.eps == float("inf") else self.eps * (1 + 1e-6)
 
     def model_post_init(self, context: object, /) -> None:
         """Refuse radii outside the norm's range."""
