@@ -233,3 +233,11 @@ def test_no_row_left_to_attack_is_no_failure(toys, bench):
     results = list(run([first, second], bench, Silent()))
     assert [r.status for r in results] == ["done", "done"]
     assert results[1].metrics["robust_accuracy"].value == 0.0
+
+
+def test_wrong_use_found_in_the_middle_fails_its_case_only(toys, bench):
+    """An infinite radius is refused by attacks that need a ball, and the next case still runs."""
+    endless = case("fgsm", budget=Lp(norm="linf", eps=float("inf")), params={"loss": "ce"})
+    results = list(run([endless, case("toy_shift")], bench, Silent()))
+    assert [r.status for r in results] == ["failed", "done"]
+    assert "finite" in results[0].reason

@@ -147,3 +147,11 @@ def test_a_model_that_is_wrong_without_an_attack_is_told_apart_from_one_that_was
     said = [verdict(Store(tmp_path), [result]) for result in (wrong, fooled)]
     assert [v.outcome for v in said] == ["falls", "falls"]
     assert ["without an attack" in v.why for v in said] == [True, False]
+
+
+def test_S5_one_answer_per_input_of_a_target_that_answers_at_random_decides_nothing(tmp_path):
+    store = Store(tmp_path)
+    for standing in ([True] * 100, [False] * 100):
+        drawn = verdict(store, [stored(store, "evasion.pgd", standing)], [Flag(code="randomised")])
+        assert drawn.outcome == "inconclusive"
+        assert "at random" in drawn.why

@@ -17,7 +17,7 @@ from casemate.assess.case import Case
 from casemate.assess.families import judge_of
 from casemate.assess.progress import Progress
 from casemate.assess.result import Provenance, Result
-from casemate.core.errors import Cancelled, NotApplicable, UsageError
+from casemate.core.errors import Cancelled, NotApplicable
 from casemate.core.registry import find
 from casemate.ops.rng import seed_of, seeded
 
@@ -62,9 +62,9 @@ def answer(case: Case, bench: Bench, progress: Progress) -> Result:
             found = judge_of(case.family)(entry, case, bench, progress.step)
     except NotApplicable as error:
         return bench.store.put(_absent(case, "skipped", str(error), bench))
-    except (Cancelled, UsageError):
+    except Cancelled:
         raise
-    except Exception as error:
+    except Exception as error:  # wrong use as well, once other cases may have answers
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         return bench.store.put(_absent(case, "failed", reason, bench))
     result = Result(

@@ -87,6 +87,8 @@ def _outcome(
             "inconclusive",
             "members can be told from others without the model, which says nothing about it",
         )
+    if "randomised" in doubts:
+        return "inconclusive", "the target answers at random, and one answer per input is no evidence"
     if outcome == "holds" and doubts:
         return "inconclusive", f"the number would hold, but a check failed: {', '.join(doubts)}"
     if outcome == "holds" and unfinished:

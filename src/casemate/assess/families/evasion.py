@@ -121,7 +121,9 @@ def judge(
     logits = target.predict(x_adv)
     reached = goal.reached(logits) & legal
     fooled = reached & (norms <= room)
-    rounded = goal.reached(target.predict(eight_bit(x_adv, x, budget))) & fooled
+    levels = eight_bit(x_adv, x, budget)
+    near = size((levels - x).double(), budget.norm) <= room
+    rounded = goal.reached(target.predict(levels)) & fooled & near
     lost = ~logits.isfinite().all(1)
     told = budget.eps if limit is None else limit
     stray = ~legal | (norms > told * (1 + 1e-6) + rounding(x, budget.norm))

@@ -193,16 +193,17 @@ def _availability(case: Case, victims: Victims, train: Samples, test: Samples) -
 
 def _backdoor(case: Case, victims: Victims, train: Samples, test: Samples) -> Measured:
     """Judge a trigger on rows of other classes that the clean model gets right (R5)."""
-    success, false = [], []
+    success, false, counts = [], [], []
     for clean, poisoned, poison in zip(victims.clean, victims.poisoned, victims.poisons, strict=True):
         rows = eligible(clean, test, poison)
         if not len(rows):
             raise NotApplicable("no test row of another class is classified correctly by the clean model")
         success.append(hits(poisoned, rows, poison))
         false.append(hits(clean, rows, poison))
+        counts.append(len(rows))
     poisoned_accuracy = [accuracy(m, test) for m in victims.poisoned]
     clean_accuracy = [accuracy(m, test) for m in victims.clean]
-    n = len(rows)
+    n = min(counts)
     return Measured(
         headline="attack_success",
         metrics={
