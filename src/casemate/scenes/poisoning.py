@@ -6,11 +6,11 @@ from casemate.scenes.scene import Bar, Scene, TrainingScene
 
 SCENES: dict[str, Scene] = {
     "poisoning.label_flip": TrainingScene(
-        title="Wrong labels on 40% of the training rows cost more than leaving those rows out",
-        bar=Bar("accuracy_drop", at_least=0.03, gap=0.02),
+        title="Wrong labels on 80% of the training rows cost more than leaving those rows out",
+        bar=Bar("accuracy_drop", at_least=0.1, gap=0.05),
         recipe=recipe,
         data=fashion_mini,
-        rate=0.4,
+        rate=0.8,
     ),
     "backdoor.badnets": TrainingScene(
         title="A patch on 3% of the training rows steers the victim",
