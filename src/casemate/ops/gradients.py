@@ -22,11 +22,12 @@ def value_and_grad(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Te
     return values.detach(), grad
 
 
-def nearest_boundary(logits: Tensor, x: Tensor, y: Tensor, rivals: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
+def nearest_boundary(
+    logits: Tensor, x: Tensor, y: Tensor, rivals: Tensor, norm: Norm
+) -> tuple[Tensor, Tensor]:
     """Find for each row the rival class whose boundary is nearest were the model linear.
 
-    Returns the gap z_rival - z_y (N,), negative while y wins, and its gradient (N, *S), both zero
-    where no rival has a gradient. One backward pass per rival through the graph that the logits
+    It takes one backward pass per rival through the graph that the logits
     hold: measured on a small net, that beats one pass with repeated or vectorised rows.
 
     Args:
@@ -35,6 +36,10 @@ def nearest_boundary(logits: Tensor, x: Tensor, y: Tensor, rivals: Tensor, norm:
         y: class (N,) to get away from.
         rivals: classes to consider, (N, M).
         norm: what "near" means.
+
+    Returns:
+        The gap z_rival - z_y (N,), negative while y wins, and its gradient (N, *S), both zero where
+        no rival has a gradient.
     """
     gap, slope = torch.zeros_like(logits[:, 0]), torch.zeros_like(x)
     nearest = torch.full_like(gap, float("inf"))

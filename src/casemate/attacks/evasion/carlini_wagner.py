@@ -27,6 +27,7 @@ CARLINI = Paper(
 # gradient vanishes. Here tanh spans a box 1.3 times as wide, and what leaves [0, 1] is clipped
 STRETCH = 1.3
 LAST = 0.05  # share of the step size that is left at the end of a search
+GROW = 10.0  # factor between weights while the right one is not bracketed
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def carlini_wagner(
     /,
     *,
     steps: Annotated[int, Ge(1)] = 100,
-    searches: Annotated[int, Ge(1)] = 9,
+    searches: Annotated[int, Ge(1)] = 5,
     step_size: Annotated[float, Gt(0)] = 0.1,
     weight: Annotated[float, Gt(0)] = 10.0,
     confidence: Annotated[float, Ge(0)] = 0.0,
@@ -110,7 +111,7 @@ def carlini_wagner(
         result[rows[nearer]] = points[nearer]
         nearest[rows[nearer]] = sizes[nearer]
         high[rows[found]], low[rows[~found]] = c[rows[found]], c[rows[~found]]
-        c = torch.where(high.isinf(), 10 * c, (low + high) / 2)
+        c = _between(c, low, high)
     return within(result, x, budget)
 
 
