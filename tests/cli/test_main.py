@@ -250,7 +250,7 @@ def test_an_interrupted_assessment_goes_on_where_it_stopped(tmp_path):
     arguments = [
         "assess",
         "--rows",
-        "300",  # enough that the signal comes before the end
+        "120",  # enough that the signal comes before the end
         "--only",
         "evasion.*",
         "--out",
