@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from casemate.core.errors import QueryLimitReached, UsageError
-from casemate.core.threat import Goal, Loss
+from casemate.core.threat import Clearly, Goal, Loss
 
 
 @dataclass(frozen=True)
@@ -214,8 +214,10 @@ class GradientOracle(ScoreOracle):
         Where gradients are taken in bfloat16 a claim counts only once float32 confirms it, at
         one more query of the claimed rows.
         """
-        claimed = goal.reached(logits)
-        if self.prepared.cheap is None or not bool(claimed.any()):
+        # what bfloat16 says need not be clear, for float32 decides
+        cheap = self.prepared.cheap is not None
+        claimed = (goal.goal if cheap and isinstance(goal, Clearly) else goal).reached(logits)
+        if not cheap or not bool(claimed.any()):
             return claimed
         rows = claimed.nonzero().flatten()
         confirmed = claimed.clone()

@@ -11,6 +11,7 @@ from casemate.ops import losses
 from casemate.ops.norms import Norm
 
 Loss = Literal["ce", "margin", "dlr"]
+ROUNDING = 100  # units in the last place by which two evaluations of a net may differ
 
 
 class Goal(Protocol):
@@ -149,6 +150,34 @@ class NeverReached:
         return self.goal.loss(logits, kind)
 
 
+class Clearly:
+    """Another goal, granted only where its margin exceeds what rounding may take back.
+
+    A search for the nearest example ends on the boundary itself, where another batch size or a
+    compiled forward may turn the decision. The distance lost by asking for more is of the order of
+    the rounding.
+    """
+
+    def __init__(self, goal: Goal) -> None:
+        self.goal = goal
+
+    def __getitem__(self, rows: slice | Tensor) -> "Clearly":
+        return Clearly(self.goal[rows])
+
+    def to(self, device: torch.device) -> "Clearly":
+        """Give the goal on a device."""
+        return Clearly(self.goal.to(device))
+
+    def reached(self, logits: Tensor) -> Tensor:
+        """Tell which rows of `logits` (N, K) reach the other goal by more than rounding, (N,) bool."""
+        slack = ROUNDING * torch.finfo(logits.dtype).eps * logits.abs().amax(1)
+        return self.goal.reached(logits) & (self.goal.loss(logits, "margin") > slack)
+
+    def loss(self, logits: Tensor, kind: Loss = "ce") -> Tensor:
+        """Measure nearness to the other goal, (N,)."""
+        return self.goal.loss(logits, kind)
+
+
 def directions(goal: Goal, logits: Tensor, count: int) -> list[Goal]:
     """Split a goal into single classes to go to, the likeliest by `logits` first.
 
@@ -163,7 +192,7 @@ def directions(goal: Goal, logits: Tensor, count: int) -> list[Goal]:
     Raises:
         NotApplicable: the goal is not about classes.
     """
-    match goal.goal if isinstance(goal, NeverReached) else goal:
+    match goal.goal if isinstance(goal, NeverReached | Clearly) else goal:
         case Misclassify(y=y):
             ranked = losses.others(logits, y).topk(min(count, logits.shape[1] - 1), 1).indices
             return [Towards(goal, y, t) for t in ranked.unbind(1)]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from casemate.core.registry import Cost, Paper, evasion
 from casemate.core.target import GradientOracle
-from casemate.core.threat import Goal, Lp, within
+from casemate.core.threat import Clearly, Goal, Lp, within
 from casemate.core.tick import Tick, ignore
 from casemate.ops.norms import nonzero, size
 from casemate.ops.rng import RowGenerator
@@ -92,7 +92,7 @@ def carlini_wagner(
     Returns:
         Nearest examples met (N, *S), in the ball and in [0, 1]; `x` where none was.
     """
-    x = x.detach()
+    x, goal = x.detach(), Clearly(goal)
     clean, margin, slope = oracle.gradient(x, goal, "margin")
     unit, descent = nonzero(margin.abs()), _Descent(steps, step_size, confidence)
     wrong = oracle.reached(goal, x, clean) & (margin >= confidence * unit)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from casemate.core.registry import Cost, Paper, evasion
 from casemate.core.target import GradientOracle
-from casemate.core.threat import Goal, Loss, Lp, within
+from casemate.core.threat import Clearly, Goal, Loss, Lp, within
 from casemate.core.tick import Tick, ignore
 from casemate.ops.norms import inward, nonzero, per_row, size, steepest
 from casemate.ops.rng import RowGenerator
@@ -56,7 +56,8 @@ def ddn(
         budget: ball around `x` in which an example counts; may be infinite.
         steps: number of gradient steps.
         start: first radius, in units of `x`.
-        gamma: share by which the radius changes in a step, in (0, 1).
+        gamma: first share by which the radius changes in a step, in (0, 1); it falls to a
+            tenth on rows whose radius has met the boundary from both sides.
         loss: surrogate to climb; `ce` is the log-odds of error, which has the direction of
             cross-entropy and does not saturate.
         rng: not used; the method is deterministic.
@@ -65,9 +66,10 @@ def ddn(
     Returns:
         Nearest examples met (N, *S), in the ball and in [0, 1]; `x` where none was.
     """
-    result, x = x.detach().clone(), x.detach()
+    result, x, goal = x.detach().clone(), x.detach(), Clearly(goal)
     origin, x_adv, radius = x, x, x.new_full((len(x),), min(start, budget.eps))
     nearest = torch.full_like(radius, float("inf"))
+    settled = torch.zeros_like(radius, dtype=torch.bool)
     rows = torch.arange(len(x), device=x.device)
     for step in range(steps):
         logits, _, grad = oracle.gradient(x_adv, goal, loss)
@@ -76,15 +78,18 @@ def ddn(
         better = reached & (distance < nearest)
         result[rows[better]] = x_adv[better]
         nearest = torch.where(better, distance, nearest)
-        rows, x, x_adv, radius, nearest, reached, grad, oracle, goal = keep(
-            nearest > budget.enough, rows, x, x_adv, radius, nearest, reached, grad, oracle, goal
+        settled = settled | (nearest.isfinite() & ~reached)
+        rows, x, x_adv, radius, nearest, settled, reached, grad, oracle, goal = keep(
+            nearest > budget.enough, rows, x, x_adv, radius, nearest, settled, reached, grad, oracle, goal
         )
         if not len(rows):
             break
+        cosine = (1 + math.cos(math.pi * step / steps)) / 2
         # what points out of the box is left out of the direction; the paper's step would waste it
-        alpha = 0.01 + 0.99 * (1 + math.cos(math.pi * step / steps)) / 2
-        delta = x_adv - x + alpha * steepest(inward(grad, x_adv), "l2")
-        radius = (radius * torch.where(reached, 1 - gamma, 1 + gamma)).clamp(max=budget.eps)
+        delta = x_adv - x + (0.01 + 0.99 * cosine) * steepest(inward(grad, x_adv), "l2")
+        # the paper's gamma is constant, so that to the end the radius swings by it around the boundary
+        share = gamma * torch.where(settled, 0.1 + 0.9 * cosine, 1)
+        radius = (radius * torch.where(reached, 1 - share, 1 + share)).clamp(max=budget.eps)
         x_adv = (x + delta * per_row(radius / nonzero(size(delta, "l2")), x)).clamp(0, 1)
         tick(step + 1, steps, {"standing": int(nearest.isinf().sum())})
     return within(result, origin, budget)

@@ -9,7 +9,7 @@ from torch import Tensor
 from casemate.core.errors import NotApplicable
 from casemate.core.registry import Cost, Paper, evasion
 from casemate.core.target import GradientOracle
-from casemate.core.threat import Goal, Lp, Misclassify, within
+from casemate.core.threat import Clearly, Goal, Lp, Misclassify, within
 from casemate.core.tick import Tick, ignore
 from casemate.ops.gradients import nearest_boundary
 from casemate.ops.losses import others
@@ -75,7 +75,7 @@ def deepfool(
     """
     if not isinstance(goal, Misclassify):
         raise NotApplicable("evasion.deepfool knows misclassification only, no target class")
-    result, x, y = x.detach().clone(), x.detach(), goal.y
+    result, x, y, wish = x.detach().clone(), x.detach(), goal.y, Clearly(goal)
     x_adv, way, origin = x, torch.zeros_like(x), x
     rows = torch.arange(len(x), device=x.device)
     nearby = torch.zeros(0)
@@ -87,12 +87,11 @@ def deepfool(
                 count = min(rivals or oracle.classes, oracle.classes - 1)
                 nearby = others(logits.detach(), y).topk(count, 1).indices
             gap, slope = nearest_boundary(logits, z, y, nearby, budget.norm)
-        done = oracle.reached(goal, x_adv, logits.detach())
+        done = oracle.reached(wish, x_adv, logits.detach())
         result[rows[done]] = x_adv[done]
-        rows, x, y, x_adv, way, nearby, gap, slope, oracle = keep(
-            ~done, rows, x, y, x_adv, way, nearby, gap, slope, oracle
+        rows, x, y, x_adv, way, nearby, gap, slope, oracle, wish = keep(
+            ~done, rows, x, y, x_adv, way, nearby, gap, slope, oracle, wish
         )
-        goal = Misclassify(y)
         if not len(rows):
             break
         # the authors' code adds 1e-4 to each step so that none ends on the boundary itself; here it is
@@ -103,6 +102,6 @@ def deepfool(
         x_adv = (x + (1 + overshoot) * way).clamp(0, 1)
         tick(step + 1, steps, {"standing": len(rows)})
     if len(rows):
-        done = oracle.succeeds(x_adv, goal)
+        done = oracle.succeeds(x_adv, wish)
         result[rows[done]] = x_adv[done]
     return within(result, origin, budget)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from casemate.core.registry import Cost, Paper, evasion
 from casemate.core.target import GradientOracle
-from casemate.core.threat import Goal, Lp, Misclassify, directions, within
+from casemate.core.threat import Clearly, Goal, Lp, Misclassify, directions, within
 from casemate.core.tick import Tick, ignore
 from casemate.ops.gradients import nearest_boundary
 from casemate.ops.norms import nonzero, per_row, random_in_ball, reach, size
@@ -94,7 +94,8 @@ def fab(
         Nearest examples met (N, *S), in the ball and in [0, 1]; `x` where none was.
     """
     walk = _Walk(steps, alpha_max, eta, beta)
-    return _search(oracle, x.detach(), goal, budget, walk, restarts, lambda clean: [goal], rng, tick)
+    wish = Clearly(goal)
+    return _search(oracle, x.detach(), wish, budget, walk, restarts, lambda clean: [wish], rng, tick)
 
 
 @evasion(
@@ -144,10 +145,10 @@ def fab_t(
     Returns:
         Nearest examples met (N, *S), in the ball and in [0, 1]; `x` where none was.
     """
-    walk = _Walk(steps, alpha_max, eta, beta)
+    walk, wish = _Walk(steps, alpha_max, eta, beta), Clearly(goal)
     return _search(
-        oracle, x.detach(), goal, budget, walk, restarts,
-        lambda clean: directions(goal, clean, targets), rng, tick,
+        oracle, x.detach(), wish, budget, walk, restarts,
+        lambda clean: directions(wish, clean, targets), rng, tick,
     )  # fmt: skip
 
 
@@ -220,14 +221,15 @@ def _run(
 
 def _plane(oracle: GradientOracle, x_adv: Tensor, goal: Goal, budget: Lp) -> tuple[Tensor, Tensor]:
     """Linearise the boundary: how far each row is beyond it, in logits (N,), and its gradient."""
-    if not isinstance(goal, Misclassify):
+    if not (isinstance(goal, Clearly) and isinstance(goal.goal, Misclassify)):
         _, gap, slope = oracle.gradient(x_adv, goal, "margin")
         return gap, slope
+    y = goal.goal.y
     z = x_adv.detach().requires_grad_()
     with torch.enable_grad():
         logits = oracle.graph(z)
-        rivals = (goal.y[:, None] + torch.arange(1, oracle.classes, device=z.device)) % oracle.classes
-        return nearest_boundary(logits, z, goal.y, rivals, budget.norm)
+        rivals = (y[:, None] + torch.arange(1, oracle.classes, device=z.device)) % oracle.classes
+        return nearest_boundary(logits, z, y, rivals, budget.norm)
 
 
 def _advance(x_adv: Tensor, x: Tensor, gap: Tensor, slope: Tensor, budget: Lp, walk: _Walk) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from casemate.core.registry import Cost, Paper, evasion
 from casemate.core.target import GradientOracle
-from casemate.core.threat import Goal, Loss, Lp, within
+from casemate.core.threat import Clearly, Goal, Loss, Lp, within
 from casemate.core.tick import Tick, ignore
 from casemate.ops.norms import dual_size, inward, nonzero, project, size, steepest
 from casemate.ops.rng import RowGenerator
@@ -67,7 +67,7 @@ def fmn(
         Nearest examples met (N, *S), in the ball and in [0, 1]; `x` where none was.
     """
     norm = budget.norm
-    result, x = x.detach().clone(), x.detach()
+    result, x, goal = x.detach().clone(), x.detach(), Clearly(goal)
     origin, x_adv = x, x
     radius = x.new_full((len(x),), float("inf"))
     nearest = torch.full_like(radius, float("inf"))
