@@ -11,7 +11,7 @@ from casemate.ops import losses
 from casemate.ops.norms import Norm
 
 Loss = Literal["ce", "margin", "dlr"]
-ROUNDING = 100  # units in the last place by which two evaluations of a net may differ
+ROUNDING = 10  # units in the last place of the largest logit by which two evaluations may differ
 
 
 class Goal(Protocol):

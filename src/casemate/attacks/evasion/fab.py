@@ -94,8 +94,7 @@ def fab(
         Nearest examples met (N, *S), in the ball and in [0, 1]; `x` where none was.
     """
     walk = _Walk(steps, alpha_max, eta, beta)
-    wish = Clearly(goal)
-    return _search(oracle, x.detach(), wish, budget, walk, restarts, lambda clean: [wish], rng, tick)
+    return _search(oracle, x.detach(), goal, budget, walk, restarts, lambda clean: [goal], rng, tick)
 
 
 @evasion(
@@ -145,10 +144,10 @@ def fab_t(
     Returns:
         Nearest examples met (N, *S), in the ball and in [0, 1]; `x` where none was.
     """
-    walk, wish = _Walk(steps, alpha_max, eta, beta), Clearly(goal)
+    walk = _Walk(steps, alpha_max, eta, beta)
     return _search(
-        oracle, x.detach(), wish, budget, walk, restarts,
-        lambda clean: directions(wish, clean, targets), rng, tick,
+        oracle, x.detach(), goal, budget, walk, restarts,
+        lambda clean: directions(goal, clean, targets), rng, tick,
     )  # fmt: skip
 
 
@@ -166,7 +165,7 @@ def _search(
     """Run in each direction that `split` makes of the clean logits and keep the nearest example of each row."""
     clean = oracle.logits(x)
     result, nearest = x.clone(), x.new_full((len(x),), float("inf"))
-    nearest[goal.reached(clean)] = 0
+    nearest[Clearly(goal).reached(clean)] = 0
     runs = [(direction, restart) for direction in split(clean) for restart in range(restarts)]
     for i, (direction, restart) in enumerate(runs):
         rows = (nearest > budget.enough).nonzero().flatten()
@@ -176,7 +175,7 @@ def _search(
         def report(step: int, values: Mapping[str, float], i: int = i) -> None:
             tick(i * walk.steps + step, len(runs) * walk.steps, values)
 
-        points, sizes = _run(oracle[rows], origin, start, direction[rows], budget, walk, report)
+        points, sizes = _run(oracle[rows], origin, start, goal[rows], direction[rows], budget, walk, report)
         nearer = sizes < nearest[rows]
         result[rows[nearer]] = points[nearer]
         nearest[rows[nearer]] = sizes[nearer]
@@ -196,6 +195,7 @@ def _run(
     x: Tensor,
     x_adv: Tensor,
     goal: Goal,
+    direction: Goal,
     budget: Lp,
     walk: _Walk,
     report: Callable[[int, Mapping[str, float]], None],
@@ -206,30 +206,32 @@ def _run(
     for step in range(walk.steps):
         if not len(rows):
             break
-        gap, slope = _plane(oracle, x_adv, goal, budget)
+        gap, slope = _plane(oracle, x_adv, direction, budget)
         x_adv = _advance(x_adv, x, gap, slope, budget, walk)
-        reached = oracle.succeeds(x_adv, goal)
+        logits = oracle.logits(x_adv)
         sizes = size(x_adv - x, budget.norm)
-        better = reached & (sizes < nearest[rows])
+        better = Clearly(goal).reached(logits) & (sizes < nearest[rows])
         points[rows[better]] = x_adv[better]
         nearest[rows[better]] = sizes[better]
-        x_adv = torch.where(per_row(reached, x), x + walk.beta * (x_adv - x), x_adv)
+        # any crossing turns the walk back, clear or not: else it would hover on the boundary
+        x_adv = torch.where(per_row(goal.reached(logits), x), x + walk.beta * (x_adv - x), x_adv)
         report(step + 1, {"standing": len(rows)})
-        rows, x, x_adv, oracle, goal = keep(nearest[rows] > budget.enough, rows, x, x_adv, oracle, goal)
+        rows, x, x_adv, oracle, goal, direction = keep(
+            nearest[rows] > budget.enough, rows, x, x_adv, oracle, goal, direction
+        )
     return points, nearest
 
 
 def _plane(oracle: GradientOracle, x_adv: Tensor, goal: Goal, budget: Lp) -> tuple[Tensor, Tensor]:
     """Linearise the boundary: how far each row is beyond it, in logits (N,), and its gradient."""
-    if not (isinstance(goal, Clearly) and isinstance(goal.goal, Misclassify)):
+    if not isinstance(goal, Misclassify):
         _, gap, slope = oracle.gradient(x_adv, goal, "margin")
         return gap, slope
-    y = goal.goal.y
     z = x_adv.detach().requires_grad_()
     with torch.enable_grad():
         logits = oracle.graph(z)
-        rivals = (y[:, None] + torch.arange(1, oracle.classes, device=z.device)) % oracle.classes
-        return nearest_boundary(logits, z, y, rivals, budget.norm)
+        rivals = (goal.y[:, None] + torch.arange(1, oracle.classes, device=z.device)) % oracle.classes
+        return nearest_boundary(logits, z, goal.y, rivals, budget.norm)
 
 
 def _advance(x_adv: Tensor, x: Tensor, gap: Tensor, slope: Tensor, budget: Lp, walk: _Walk) -> Tensor:

@@ -21,7 +21,7 @@ PINTOR = Paper(
     2021,
     "https://arxiv.org/abs/2102.12827",
 )
-BEYOND = 1.001
+BEYOND = 1.001  # of the way to the estimated boundary
 
 
 @evasion(
@@ -39,7 +39,7 @@ def fmn(
     /,
     *,
     steps: Annotated[int, Ge(1)] = 100,
-    step_size: Annotated[float, Gt(0)] = 1.0,
+    step_size: Annotated[float, Gt(0)] | None = None,
     gamma: Annotated[float, Gt(0), Lt(1)] = 0.05,
     loss: Loss = "margin",
     rng: RowGenerator,
@@ -56,7 +56,8 @@ def fmn(
         goal: what the adversary wants of each row.
         budget: ball around `x` in which an example counts; may be infinite.
         steps: number of gradient steps.
-        step_size: first length of a step, in l2 units of `x`; it falls to a hundredth.
+        step_size: first length of a step, in l2 units of `x`; it falls to a hundredth. None means 1,
+            in linf 10.
         gamma: first share by which the radius changes in a step, in (0, 1); it falls to a fiftieth.
         loss: surrogate to climb; the first radius is its value over the size of its gradient, which
             is exact for the margin of a linear model.
@@ -67,6 +68,7 @@ def fmn(
         Nearest examples met (N, *S), in the ball and in [0, 1]; `x` where none was.
     """
     norm = budget.norm
+    first = (10.0 if norm == "linf" else 1.0) if step_size is None else step_size
     result, x, goal = x.detach().clone(), x.detach(), Clearly(goal)
     origin, x_adv = x, x
     radius = x.new_full((len(x),), float("inf"))
@@ -100,7 +102,7 @@ def fmn(
                 nearest.isinf(), estimate.ceil(), torch.maximum(radius + 1, (radius * (1 + share)).floor())
             )
         radius = torch.where(reached, shrunk, grown).clamp(max=budget.eps)
-        alpha = step_size * (0.01 + 0.99 * cosine)
+        alpha = first * (0.01 + 0.99 * cosine)
         x_adv = project(x_adv + alpha * steepest(grad, "l2"), x, norm, radius)
         tick(step + 1, steps, {"standing": int(nearest.isinf().sum())})
     return within(result, origin, budget)
