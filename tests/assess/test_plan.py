@@ -59,6 +59,10 @@ def test_a_plan_reads_fractions_ensembles_and_parameters(tmp_path):
         (", at_least = 0.5", "", "robust_accuracy with at_least. Got robust_accuracy with neither"),
         ("at_least", "at_most", "robust_accuracy with at_least. Got robust_accuracy with at_most"),
         ('"robust_accuracy", at_least', '"success_rate", at_most', "robust_accuracy with at_least"),
+        ("at_least = 0.5", "at_least = 50", r"must be in \[0, 1\], a share. Got 50; did you mean 0.5\?"),
+        ("at_least = 0.5", "at_least = -1", r"must be in \[0, 1\], a share. Got -1\."),
+        ("at_least = 0.5", "at_least = nan", r"must be in \[0, 1\], a share. Got nan\."),
+        ("rows = 100", "rowz = 100", "at 'rowz': no such setting"),
         ('"robust_accuracy"', '"robust"', "robust_accuracy with at_least. Got robust with at_least"),
     ],
 )

@@ -264,7 +264,8 @@ def read_plan(path: Path | str) -> Plan:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise UsageError(f"The plan {path}, at '{where}': {first['msg'].lower()}.") from None
+        wrong = "no such setting" if first["type"] == "extra_forbidden" else first["msg"].lower()
+        raise UsageError(f"The plan {path}, at '{where}': {wrong}.") from None
     check(plan)
     return plan
 
@@ -310,3 +311,7 @@ def _check_requirement(threat: Threat) -> None:
         allowed = " or ".join(f"{metric} with {side}" for metric, side in known.items())
         got = f"{threat.require.metric} with {' and '.join(given) or 'neither'}"
         raise UsageError(f"The threat '{threat.id}' must require {allowed}. Got {got}.")
+    bound = said[given[0]]
+    if bound is None or not 0 <= bound <= 1:
+        hint = f"; did you mean {bound / 100:g}?" if bound is not None and 1 < bound <= 100 else "."
+        raise UsageError(f"The '{given[0]}' of '{threat.id}' must be in [0, 1], a share. Got {bound:g}{hint}")
