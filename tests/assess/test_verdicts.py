@@ -155,3 +155,19 @@ def test_S5_one_answer_per_input_of_a_target_that_answers_at_random_decides_noth
         drawn = verdict(store, [stored(store, "evasion.pgd", standing)], [Flag(code="randomised")])
         assert drawn.outcome == "inconclusive"
         assert "at random" in drawn.why
+
+
+def test_a_stand_in_recipe_is_a_doubt_about_what_trains_and_about_nothing_else(tmp_path):
+    store = Store(tmp_path)
+    checks = [Flag(code="surrogate-recipe"), Flag(code="zero-gradient")]
+    attacked = verdict(store, [stored(store, "evasion.pgd", [True] * 100)], checks)
+    case = Case(method="poisoning.label_flip", version=1, data="d", rate=0.1, rows=100, repeats=3)
+    trained = Result(key=case.key, case=case, status="done", metrics={"accuracy_drop": share(1, 100)})
+    threat = Threat(
+        id="labels", title="Wrong labels", family="poisoning", attacks=(Ask(method=case.method),), rates=(0.1,),
+        require=Requirement(metric="accuracy_drop", at_most=0.5),
+    )  # fmt: skip
+    poisoned = verdict(store, [store.put(trained)], checks, threat)
+    assert [f.code for f in attacked.flags] == ["zero-gradient"]
+    assert [f.code for f in poisoned.flags] == ["surrogate-recipe"]
+    assert poisoned.outcome == "holds"

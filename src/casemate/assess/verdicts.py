@@ -33,10 +33,11 @@ def draw(
     flags = _unique([f for r in done for f in r.flags if f.code != "after-others"])
     worst = None
     if threat.family == "evasion":
-        flags += list(checks)
+        flags += [f for f in checks if f.code != "surrogate-recipe"]
         measured, more = _worst_rows(done, store)
         flags += more
     else:
+        flags += [f for f in checks if f.code == "surrogate-recipe"]
         worst = _worst_result(threat, done)
         measured = worst.metrics.get(threat.require.metric) if worst else None
     flags += _too_few(threat, measured)
