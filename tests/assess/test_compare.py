@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from casemate.assess.case import Case
-from casemate.assess.compare import compare
+from casemate.assess.compare import compare, unmatched
 from casemate.assess.result import Assessment, Flag, Result, Verdict
 from casemate.assess.store import Store
 from casemate.core.errors import UsageError
@@ -245,3 +245,12 @@ def test_nothing_in_common_is_said_with_what_there_is(tmp_path):
     two = Folder(tmp_path / "b").verdict("membership", "auc", Estimate(0.5, 0.4, 0.6, 9)).write()
     with pytest.raises(UsageError, match=r"a has evasion-linf; .*b has membership"):
         compare(one, two)
+
+
+def test_threats_that_only_one_side_measured_are_told(tmp_path):
+    auc = Estimate(0.5, 0.4, 0.6, 9)
+    one = Folder(tmp_path / "a").evasion(standing(60, 40)).verdict("membership", "auc", auc).write()
+    two = Folder(tmp_path / "b").evasion(standing(60, 40)).verdict("membership", "auc", None).write()
+    assert unmatched(one, two) == (("Membership", "before"),)
+    assert unmatched(two, one) == (("Membership", "after"),)
+    assert unmatched(one, one) == ()

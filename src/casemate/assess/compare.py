@@ -86,6 +86,14 @@ def compare(before: Path | str, after: Path | str) -> tuple[Difference, ...]:
     return (*_adjusted(rows), *_clean(old, new))
 
 
+def unmatched(before: Path | str, after: Path | str) -> tuple[tuple[str, str], ...]:
+    """List threats that only one of two assessments measured, as (title, "before" or "after")."""
+    sides = _read(before).assessment.verdicts, _read(after).assessment.verdicts
+    old, new = ({v.threat: v.title for v in verdicts if v.measured is not None} for verdicts in sides)
+    lost = tuple((title, "before") for threat, title in old.items() if threat not in new)
+    return lost + tuple((title, "after") for threat, title in new.items() if threat not in old)
+
+
 def _read(folder: Path | str) -> _Side:
     store = Store(folder)
     return _Side(store, store.assessment(), {r.key: r for r in store.all()})

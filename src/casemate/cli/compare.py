@@ -16,6 +16,7 @@ def command(
     from dataclasses import asdict
 
     from casemate import library
+    from casemate.assess.compare import unmatched
     from casemate.cli.tables import print_differences
 
     found = library.compare(before, after)
@@ -23,4 +24,6 @@ def command(
         print(json.dumps([asdict(row) for row in found], indent=1))
     else:
         print_differences(found)
+        for title, side in unmatched(before, after):
+            print(f"Not compared: {title}: measured only {side}")
     return 0
