@@ -167,7 +167,9 @@ def test_a_chained_case_attacks_only_what_still_stands(toys, bench):
     second = case("toy_shift", after=(first.key,))
     results = list(run([first, second], bench, Silent()))
     assert [r.metrics["robust_accuracy"].value for r in results] == [0.8, 0.6]
-    assert "after-others" in {f.code for f in results[1].flags}
+    assert ("after-others", "attacked what 1 earlier attack left") in {
+        (f.code, f.detail) for f in results[1].flags
+    }
 
 
 def test_evidence_that_was_deleted_is_computed_again(toys, bench):

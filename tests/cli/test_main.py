@@ -64,7 +64,7 @@ def test_the_version_is_told(said):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["asess"], "No such command 'asess'"),
+        (["asess"], "No such command 'asess'. Did you mean 'assess'? See 'casemate --help'."),
         (["assess", "--preset", "fast"], "'--preset': 'fast' is not one of 'quick', 'standard', 'thorough'"),
         (["assess", "--rows", "0"], "'--rows'"),
         (["assess", "--rows", "many"], "'--rows'"),
@@ -139,6 +139,8 @@ def test_show_prints_summary_threat_model_defaults_papers_and_defences(said):
     assert "white box" in out
     assert "steps" in out
     assert entry.papers[0].title in out
+    assert "automatic  " in out
+    assert "automatic means" in out
     assert "Defences of this version against such attacks: training." in out
     shown = json.loads(said("show", "evasion.pgd", "--json")[1])
     assert shown["id"] == "evasion.pgd"

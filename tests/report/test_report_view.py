@@ -156,3 +156,20 @@ def test_an_assessment_without_results_gives_a_report(found: Found) -> None:
     shown = view(Found(empty, []), {})
     assert {answer.outcome for answer in shown.answers} == {"not_tested"}
     assert "Nothing was asked." in markdown(shown)
+
+
+def test_a_doubt_of_one_case_among_several_names_that_case(found: Found, entries: dict[str, Entry]) -> None:
+    """The same doubt, with the same detail or another one, must be told apart by the case that raised it."""
+    verdict = next(v for v in found.assessment.verdicts if v.threat == "membership")
+    flags = [Flag(code="few-rows", detail="7 rows"), Flag(code="few-rows", detail="9 rows")]
+    results = [
+        r.model_copy(update={"flags": (flags[verdict.tried.index(r.key)],)}) if r.key in verdict.tried else r
+        for r in found.results
+    ]
+    changed = verdict.model_copy(update={"flags": tuple(flags)})
+    only = found.assessment.model_copy(update={"verdicts": (changed,)})
+    (shown,) = view(Found(only, results), entries).verdicts
+    assert [(d.where, d.detail) for d in shown.doubts] == [
+        ((shown.tried[0].name,), "7 rows"),
+        ((shown.tried[1].name,), "9 rows"),
+    ]

@@ -50,8 +50,8 @@ def run(arguments: list[str] | None = None) -> int:
     except CasemateError as error:
         return _say(str(error), 1)
     except typer.TyperException as error:
-        hint = " See 'casemate --help'."
-        return _say(error.format_message().replace("Value error, ", "").rstrip(".") + "." + hint, 2)
+        told = error.format_message().replace("Value error, ", "").rstrip(".")
+        return _say(f"{told}{'' if told.endswith('?') else '.'} See 'casemate --help'.", 2)
     except Interrupted as error:
         return _say(str(error), 130)
     except KeyboardInterrupt:

@@ -63,7 +63,7 @@ def _print(entry: "Entry") -> None:
 
     from casemate.cli.console import console
     from casemate.cli.list import parameters
-    from casemate.report.words import NORMS, setting
+    from casemate.report.words import NORMS, prose, setting
 
     out = console()
     also = f", also known as {', '.join(entry.known_as)}" if entry.known_as else ""
@@ -77,7 +77,7 @@ def _print(entry: "Entry") -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 2), show_header=False)
     for parameter in parameters(entry):
         default = "required" if parameter["required"] else setting(parameter["default"])
-        table.add_row(parameter["name"], default, parameter["help"])
+        table.add_row(parameter["name"], default, prose(parameter["help"]))
     out.print("\nParameters, with their defaults:" if table.row_count else "\nIt has no parameters.")
     if table.row_count:
         out.print(table)

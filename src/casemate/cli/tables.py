@@ -9,6 +9,7 @@ from rich.table import Table
 from casemate.assess.result import Assessment, Outcome, Verdict
 from casemate.cli.console import console
 from casemate.ops.stats import Estimate
+from casemate.report.flags import explain, reason
 from casemate.report.words import OUTCOMES, Unit, duration, interval, metric, number, plural
 
 if TYPE_CHECKING:
@@ -36,12 +37,13 @@ def print_verdicts(assessment: Assessment) -> None:
     out.print()
     for verdict in assessment.verdicts:
         if verdict.outcome in ("falls", "inconclusive"):
-            out.print(f"{verdict.title}: {OUTCOMES[verdict.outcome][0]}, {verdict.why}", markup=False)
-    for method, reason in [pair for verdict in assessment.verdicts for pair in verdict.not_tried]:
-        known = reason if reason.startswith(method) else f"{method}: {reason}"
+            out.print(f"{verdict.title}: {OUTCOMES[verdict.outcome][0]}, {reason(verdict.why)}", markup=False)
+    for method, why in [pair for verdict in assessment.verdicts for pair in verdict.not_tried]:
+        known = why if why.startswith(method) else f"{method}: {why}"
         out.print(f"Not tried: {known}", markup=False)
     for flag in assessment.checks:
-        out.print(f"Note: {flag.detail or flag.code}", markup=False)
+        title = explain(flag.code).title
+        out.print(f"Note: {title}: {flag.detail}" if flag.detail else f"Note: {title}", markup=False)
 
 
 def _row(verdict: Verdict) -> tuple[str, ...]:

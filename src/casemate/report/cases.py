@@ -80,7 +80,7 @@ def case_view(
         name=case.method.partition(".")[2] or case.method,
         label=names[result.key],
         family=case.family,
-        summary=_prose(entry.summary)
+        summary=words.prose(entry.summary)
         if entry
         else "This method is not installed here, so its description is missing.",
         status=result.status,
@@ -145,14 +145,11 @@ def _metrics(result: Result) -> tuple[MetricRow, ...]:
 def _settings(case: Case, entry: Entry | None) -> tuple[Setting, ...]:
     fields = entry.params.model_fields if entry else {}
     return tuple(
-        Setting(name=k, value=words.setting(v), help=_prose(fields[k].description) if k in fields else "")
+        Setting(
+            name=k, value=words.setting(v), help=words.prose(fields[k].description) if k in fields else ""
+        )
         for k, v in case.params.items()
     )
-
-
-def _prose(text: str | None) -> str:
-    """Drop the marks that docstrings set code in."""
-    return (text or "").replace("`", "")
 
 
 def _differences(own: Provenance | None, common: Provenance | None) -> tuple[tuple[str, str], ...]:

@@ -45,8 +45,8 @@ def _draw(figure: "Figure", chart: Chart, legend: bool) -> None:
     if chart.mark is not None:
         axes.axvline(chart.mark, color=INK, lw=1, ls=":")
         axes.annotate(
-            chart.mark_name, (chart.mark, 1), (3, -3), xycoords=("data", "axes fraction"),
-            textcoords="offset points", va="top", fontsize=8, color=SOFT,
+            chart.mark_name, (chart.mark, 1), (0, 2), xycoords=("data", "axes fraction"),
+            textcoords="offset points", ha="center", va="bottom", fontsize=8, color=SOFT,
         )  # fmt: skip
     if chart.log:
         _log_axes(axes, chart)

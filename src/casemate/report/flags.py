@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from casemate.report import words
+
 
 class Explanation(NamedTuple):
     """What a flag is called, what it means for the number, and what to do."""
@@ -148,6 +150,14 @@ FLAGS = {
         "Hand over the training recipe.",
     ),
 }
+
+
+def reason(text: str) -> str:
+    """Write the reason of a verdict with names of checks and metrics in words."""
+    head, mark, codes = text.partition("a check failed: ")
+    if mark:
+        text = head + mark + ", ".join(explain(code).title.lower() for code in codes.split(", "))
+    return words.plain(text)
 
 
 def explain(code: str) -> Explanation:

@@ -23,7 +23,8 @@ TERMS = (
     Term("Not tested", "Nothing was tried. That is no sign of safety."),
     Term(
         "95% interval, n",
-        "The number was measured on n rows. With other rows it would have come out differently; "
+        "The number was measured on n rows or, where accuracy is lost to poison, on n trained models. "
+        "With others it would have come out differently; "
         "intervals made this way contain the true value in 95 of 100 cases.",
     ),
     Term(

@@ -3,10 +3,10 @@
 import re
 from collections.abc import Mapping, Sequence
 
-from casemate.assess.result import Outcome, Result, Verdict
+from casemate.assess.result import Flag, Outcome, Result, Verdict
 from casemate.report import words
 from casemate.report.cases import doubt, number
-from casemate.report.flags import explain
+from casemate.report.flags import reason
 from casemate.report.model import Answer, Left, Number, Tried, VerdictView
 
 ORDER: tuple[Outcome, ...] = ("falls", "inconclusive", "not_tested", "holds")
@@ -51,8 +51,17 @@ def verdict_view(verdict: Verdict, results: Mapping[str, Result], names: Mapping
         tried=tried,
         chained=any(results[key].case.after for key in verdict.tried if key in results),
         not_tried=tuple(Left(name=name, reason=reason) for name, reason in verdict.not_tried),
-        doubts=tuple(doubt(flag) for flag in verdict.flags),
+        doubts=tuple(doubt(flag, _raised_by(flag, verdict, results, names)) for flag in verdict.flags),
     )
+
+
+def _raised_by(
+    flag: Flag, verdict: Verdict, results: Mapping[str, Result], names: Mapping[str, str]
+) -> list[str]:
+    """Name the cases that raised a flag, where several were tried."""
+    if len(verdict.tried) < 2:
+        return []
+    return [names.get(k, k) for k in verdict.tried if k in results and flag in results[k].flags]
 
 
 def _tried(key: str, result: Result | None, names: Mapping[str, str]) -> Tried:
@@ -223,10 +232,7 @@ def _why(text: str) -> str:
     """Write a reason as a sentence, with names of checks in words; a mere requirement is shown elsewhere."""
     if text.startswith("required:"):
         return ""
-    head, mark, codes = text.partition("a check failed: ")
-    if mark:
-        text = head + mark + ", ".join(explain(code).title.lower() for code in codes.split(", "))
-    return _sentence(words.plain(text))
+    return _sentence(reason(text))
 
 
 def _sentence(text: str) -> str:

@@ -163,6 +163,11 @@ def setting(value: object) -> str:
             return str(value)
 
 
+def prose(text: str | None) -> str:
+    """Write a piece of a docstring for readers of a report: no marks of code, None as it is shown."""
+    return (text or "").replace("`", "").replace("None means", "automatic means")
+
+
 def plural(count: int, noun: str) -> str:
     """Write a count with its noun: 1 threat, 2 threats."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -261,9 +261,8 @@ def _flags(
     if gap > 0.02:
         flags.append(Flag(code="eight-bit-gap", detail=f"{gap:.1%} of the rows stand again after rounding"))
     if case.after:
-        flags.append(
-            Flag(code="after-others", detail=f"attacked what {len(case.after)} earlier attacks left")
-        )
+        earlier = "1 earlier attack" if len(case.after) == 1 else f"{len(case.after)} earlier attacks"
+        flags.append(Flag(code="after-others", detail=f"attacked what {earlier} left"))
     elif baseline["success_rate"].low > metrics["success_rate"].high:
         flags.append(Flag(code="baseline-beats-attack", detail="random noise of equal size fools more rows"))
     return tuple(flags)
