@@ -8,6 +8,7 @@ import torch
 from casemate.core.errors import NotApplicable, UsageError
 from casemate.core.threat import (
     Become,
+    Clearly,
     Lp,
     Misclassify,
     NeverReached,
@@ -158,3 +159,13 @@ def test_a_candidate_outside_the_ball_goes_back_to_the_input():
     x_adv = torch.tensor([[0.6, 0.5], [0.61, 0.5], [math.nan, 0.5]])
     kept = within(x_adv, x, Lp(norm="linf", eps=0.1))
     assert torch.equal(kept, torch.stack([x_adv[0], x[1], x[2]]))
+
+
+def test_a_clear_success_is_one_that_rounding_cannot_take_back():
+    """The largest logit is 8, so float32's slack is 10 * 2^-23 * 8 = 9.5e-6."""
+    goal = Clearly(Misclassify(torch.zeros(3, dtype=torch.int64)))
+    logits = torch.tensor([[8.0, 8.0 + 5e-6], [8.0 - 2e-5, 8.0], [8.0, 7.0]])
+    assert goal.reached(logits).tolist() == [False, True, False]
+    assert goal[torch.tensor([1])].reached(logits[1:2]).all()
+    assert torch.equal(goal.loss(logits, "margin"), goal.goal.loss(logits, "margin"))
+    assert len(directions(goal, torch.zeros(3, 4), 2)) == 2

@@ -8,11 +8,13 @@ import torch
 from scipy import optimize, stats
 
 from casemate.ops.norms import (
+    dual_size,
     inward,
     linear_optimum,
     mean_scaled,
     project,
     random_in_ball,
+    reach,
     rounding,
     size,
     steepest,
@@ -312,3 +314,83 @@ def test_empty_batches_pass_through(norm):
         steepest(x, norm),
     ):
         assert out.shape == x.shape
+
+
+def least_step(x: torch.Tensor, grad: torch.Tensor, gain: float, norm: str) -> float:
+    """Size of the smallest step, by a linear program; in l2 by the sizes min(t |g|, room) at the right t."""
+    n = len(x)
+    low, high = (-x).numpy(), (1 - x).numpy()
+    slope = grad.numpy()
+    if norm == "l1":  # delta = p - q, sum of p + q least
+        found = optimize.linprog(
+            np.ones(2 * n), A_eq=[np.concatenate([slope, -slope])], b_eq=[gain],
+            bounds=[*zip(np.zeros(n), high, strict=True), *zip(np.zeros(n), -low, strict=True)],
+        )  # fmt: skip
+        return float(found.fun)
+    if norm == "linf":  # the last unknown bounds all others
+        both = np.concatenate([np.eye(n), -np.eye(n)])
+        found = optimize.linprog(
+            np.append(np.zeros(n), 1), A_ub=np.column_stack([both, -np.ones(2 * n)]), b_ub=np.zeros(2 * n),
+            A_eq=[np.append(slope, 0)], b_eq=[gain], bounds=[*zip(low, high, strict=True), (0, None)],
+        )  # fmt: skip
+        return float(found.fun)
+    room = np.where(slope > 0, high, -low)
+    step = lambda t: np.minimum(t * np.abs(slope), room)  # noqa: E731
+    t = optimize.brentq(lambda t: np.abs(slope) @ step(t) - gain, 0, 1e6, xtol=1e-14)
+    return float(np.linalg.norm(step(t)))
+
+
+@BALLS
+@pytest.mark.parametrize("share", [0.05, 0.6, 0.98])
+def test_the_smallest_step_to_a_gain_agrees_with_a_program(norm, share):
+    """Rows with values at the edges; `share` of what a step to the best corner gains is asked for."""
+    x, grad = with_edges(20, 7), normal(20, 7)
+    most = (grad * torch.where(grad > 0, 1 - x, -x)).sum(1)
+    delta = reach(x, grad, share * most, norm)
+    assert ((x + delta) >= -1e-12).all()
+    assert ((x + delta) <= 1 + 1e-12).all()
+    torch.testing.assert_close((grad * delta).sum(1), share * most)
+    expected = [least_step(*row, norm) for row in zip(x, grad, (share * most).tolist(), strict=True)]
+    torch.testing.assert_close(
+        size(delta, norm), torch.tensor(expected, dtype=torch.float64), rtol=1e-6, atol=1e-9
+    )
+
+
+@BALLS
+def test_a_gain_that_the_box_does_not_hold_gives_its_best_corner(norm):
+    x, grad = with_edges(20, 7), normal(20, 7)
+    corner = (grad > 0).double()
+    delta = reach(x, grad, torch.full((20,), 1e3, dtype=torch.float64), norm)
+    torch.testing.assert_close(x + delta, corner)
+
+
+@BALLS
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_G2_the_smallest_step_does_not_depend_on_the_length_of_the_gradient(norm, scale):
+    x, grad = uniform(20, 7, dtype=torch.float32), normal(20, 7).float()
+    gain = torch.full((20,), 0.2)
+    torch.testing.assert_close(reach(x, scale * grad, scale * gain, norm), reach(x, grad, gain, norm))
+
+
+@BALLS
+def test_a_row_without_slope_or_without_numbers_takes_no_step(norm):
+    x, grad = uniform(3, 4), normal(3, 4)
+    grad[0], grad[1] = 0, np.nan
+    delta = reach(x, grad, torch.tensor([1.0, 1.0, np.nan]), norm)
+    assert delta.eq(0).all()
+
+
+@pytest.mark.parametrize("norm", list(EPS))
+def test_the_dual_size_is_the_most_that_a_unit_step_gains(norm):
+    """Half a unit far from the box, where `linear_optimum` spends the whole radius (l0: one value to its edge)."""
+    x, grad = torch.full((20, 7), 0.5, dtype=torch.float64), normal(20, 7)
+    eps = 1.0 if norm == "l0" else 0.5
+    gain = (grad * (linear_optimum(x, grad, norm, eps) - x)).sum(1)
+    torch.testing.assert_close(0.5 * dual_size(grad, norm), gain)
+
+
+def test_the_dual_size_of_a_pixel_adds_its_channels():
+    grad = torch.zeros(1, 3, 2, 2)
+    grad[0, :, 1, 0] = torch.tensor([1.0, -2.0, 3.0])
+    grad[0, 0, 0, 0] = 5
+    assert dual_size(grad, "l0").item() == 6
