@@ -26,7 +26,13 @@ def affine(weight: Tensor, bias: Tensor) -> Classifier:
 
 
 def run(
-    attack, target: Classifier, x: Tensor, norm: str, eps: float = float("inf"), goal: Goal | None = None, **params
+    attack,
+    target: Classifier,
+    x: Tensor,
+    norm: str,
+    eps: float = float("inf"),
+    goal: Goal | None = None,
+    **params,
 ):
     oracle = GradientOracle(target, len(x))
     goal = goal or Misclassify(target.predict(x).argmax(1))

@@ -25,7 +25,9 @@ def two(weight: list[float], bias: float) -> Classifier:
     return Classifier(net, 2, (len(weight),))
 
 
-def run(target: Classifier, x: Tensor, norm: str, eps: float = float("inf"), goal: Goal | None = None, **params):
+def run(
+    target: Classifier, x: Tensor, norm: str, eps: float = float("inf"), goal: Goal | None = None, **params
+):
     oracle = GradientOracle(target, len(x))
     goal = goal or Misclassify(target.predict(x).argmax(1))
     return fmn(oracle, x, goal, Lp(norm=norm, eps=eps), rng=rows(0, len(x)), **params), oracle.ledger
