@@ -79,7 +79,8 @@ def fab(
         oracle: white-box access to the target.
         x: clean inputs (N, *S), each value in [0, 1].
         goal: what the adversary wants of each row. Misclassification takes one backward pass a step
-            for each other class; any other goal takes one.
+            for each other class. Any other goal takes one, towards the boundary with the strongest
+            other class; where a third class stands between, linf walks may go round in circles.
         budget: ball around `x` in which an example counts; may be infinite.
         steps: number of steps of each run.
         restarts: number of runs per row; the first starts at `x`, the others at random points at
