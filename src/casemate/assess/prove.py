@@ -200,7 +200,7 @@ def meets(bar: Bar, measured: Estimate, baseline: Estimate) -> bool:
     """Tell whether a number meets a bar, is far enough from the baseline, and clear of its interval."""
     if bar.at_least is not None:
         apart = measured.low > baseline.high and measured.value - baseline.value >= bar.gap
-        return apart and measured.value >= bar.at_least
+        return (apart or bar.gap == 0) and measured.value >= bar.at_least
     assert bar.at_most is not None
     apart = measured.high < baseline.low and baseline.value - measured.value >= bar.gap
     return apart and measured.value <= bar.at_most

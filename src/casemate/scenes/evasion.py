@@ -25,7 +25,7 @@ def standard(entry: Entry) -> EvasionScene:
 SCENES: dict[str, Scene] = {
     "evasion.random_noise": EvasionScene(
         title="Noise that fills a large ball fools some rows: the yardstick is not zero",
-        bar=Bar("success_rate", at_least=0.05, gap=0.02),
+        bar=Bar("success_rate", at_least=0.05),
         budget=Lp(norm="linf", eps=0.3),
         target=fashion_cnn,
         data=fashion_mini,

@@ -16,7 +16,8 @@ Source = Literal["paper", "ours"]
 class Bar:
     """What the method must reach: its metric on one side of a value, and clear of the baseline.
 
-    `gap` is the least distance between method and random baseline, in units of the metric.
+    `gap` is the least distance between method and random baseline, in units of the metric; 0 asks for
+    none, which only the baseline itself may do.
     """
 
     metric: str
@@ -27,6 +28,8 @@ class Bar:
     def __str__(self) -> str:
         """Write the bar as people read it."""
         side = f">= {self.at_least:g}" if self.at_least is not None else f"<= {self.at_most:g}"
+        if self.gap == 0:
+            return f"{self.metric} {side}"
         return f"{self.metric} {side}, and {self.gap:g} away from the baseline, intervals apart"
 
 
