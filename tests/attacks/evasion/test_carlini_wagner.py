@@ -46,13 +46,38 @@ def test_the_nearest_example_is_found_at_every_scale_of_distance(distance):
 
 @pytest.mark.parametrize("weight", [1e-3, 1.0, 1e3])
 def test_the_search_finds_the_weight_from_below_and_from_above(weight):
-    """The smallest weight that works is about 1 (twice the squared distance over its square, halved by
-    the hinge): a thousand times less finds nothing at first, a thousand times more stays too far.
+    """On an affine model at distance D the objective is d^2 + weight * D^2 * (1 - d / D) before the boundary.
+
+    It is least at d = weight * D / 2: a weight below 2 ends short of the boundary, a much larger one
+    swings far behind it.
     """
     x_adv, _ = run(at_distance(0.2), MIDDLE, weight=weight, searches=9)
     assert 0.2 < size(x_adv - MIDDLE, "l2").item() < 1.05 * 0.2
     if weight < 1:
         assert torch.equal(run(at_distance(0.2), MIDDLE, weight=weight, searches=1)[0], MIDDLE)
+
+
+def test_the_steps_shrink_so_that_the_boundary_is_met_closely():
+    """Two classes, 64 values: steps of one size end 1.5% to 6% beyond the closed form |gap| / |w|."""
+    setting = linear(2, shape=(1, 8, 8))
+    weight = setting.target.net.weight.detach()
+    gap = (setting.target.predict(setting.x) @ setting.x.new_tensor([1, -1])).abs()
+    x_adv, _ = run(setting.target, setting.x)
+    ratio = size(x_adv - setting.x, "l2") * (weight[0] - weight[1]).norm() / gap
+    assert (ratio > 1).all()
+    assert (ratio < 1.01).all(), ratio
+
+
+def test_a_value_that_left_the_box_is_drawn_back():
+    """x0 matters a thousand times less than x1 but Adam's first steps move both alike, x0 past its edge.
+
+    There the clipped value has no slope; the distance, taken before clipping, brings it back.
+    """
+    target = affine([[0.0, 0.0], [1e-3, 1.0]], [0.0, -0.7])
+    x = torch.tensor([[0.97, 0.5]], dtype=torch.float64)
+    x_adv, _ = run(target, x, searches=1)
+    assert abs(x_adv[0, 0].item() - 0.97) < 0.005
+    assert target.predict(x_adv).argmax(1).item() == 1
 
 
 def test_N6_pixels_that_are_exactly_black_or_white_move():

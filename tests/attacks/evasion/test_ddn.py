@@ -52,6 +52,44 @@ def test_S6_the_radius_follows_the_boundary_and_the_best_point_is_returned(steps
     torch.testing.assert_close(x_adv, LEFT + torch.tensor([[radius, 0.0]], dtype=torch.float64))
 
 
+class Recorder(nn.Module):
+    """A net that remembers what it was asked."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net, self.seen = net, []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(x.detach().clone())
+        return self.net(x)
+
+
+def asked(target: Classifier, x: Tensor, eps: float, steps: int) -> tuple[Tensor, Tensor]:
+    """Run on one row: the answer, and every point that the target was asked about."""
+    watched = Classifier(Recorder(target.net), 2, target.shape)
+    oracle = GradientOracle(watched, 1)
+    goal = Misclassify(target.predict(x).argmax(1))
+    x_adv = ddn(oracle, x, goal, Lp(norm="l2", eps=eps), rng=rows(0, 1), steps=steps)
+    return x_adv, torch.cat(oracle.prepared.net.seen)
+
+
+def test_S6_the_nearest_of_all_examples_met_is_returned():
+    setting = mlp()
+    two = Classifier(nn.Sequential(setting.target.net, nn.Linear(4, 2).double()), 2, setting.target.shape)
+    for row in setting.x:
+        x_adv, seen = asked(two, row[None], float("inf"), 40)
+        wrong = two.predict(seen).argmax(1) != two.predict(row[None]).argmax(1)
+        assert wrong.any()
+        nearest = size(seen[wrong] - row, "l2").min()
+        torch.testing.assert_close(size(x_adv - row, "l2")[0], nearest)
+
+
+def test_no_point_outside_a_finite_ball_is_asked_about():
+    _, seen = asked(RAMP, LEFT, 0.3, 40)
+    assert len(seen) == 40
+    assert (size(seen - LEFT, "l2") <= 0.3 + 1e-12).all()
+
+
 def test_the_radius_settles_once_it_has_met_the_boundary_from_both_sides():
     """With a constant share of 5% the best of a long run may stay 5% off; it comes within 0.5% here."""
     x_adv, _ = run(RAMP, LEFT, steps=100, start=0.4)

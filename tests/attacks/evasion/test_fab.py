@@ -82,6 +82,20 @@ def test_the_second_step_by_hand(attack, norm):
 
 @BOTH
 @NORMS
+def test_an_iterate_beyond_the_boundary_steps_back_to_it(attack, norm):
+    """Two classes at distance 1, eta = 1.5, beta = 1, so that a crossing stays where it is.
+
+    From 1.5 the plane is 0.5 behind: 0.9 * (1.5 - 0.75) + 0.1 * 1.5 = 0.825, with alpha at its cap.
+    From there 0.9 * (0.825 + 1.5 * 0.175) + 0.1 * 1.5 = 1.12875, the nearest of the three.
+    """
+    two = affine(WEIGHT[:2], FOUR.net.bias.detach()[:2])
+    x_adv, _ = run(attack, two, GREY, norm, steps=3, eta=1.5, beta=1.0)
+    ratio = size(x_adv - GREY, norm) / distances(two, GREY, norm).amin(1)
+    torch.testing.assert_close(ratio, torch.full_like(ratio, 1.12875))
+
+
+@BOTH
+@NORMS
 def test_the_nearest_example_of_an_affine_model_is_found(attack, norm):
     """The walk repeats itself: 1.05, then ever again the 1.005213 of the second step."""
     x_adv, _ = run(attack, FOUR, GREY, norm, steps=20)

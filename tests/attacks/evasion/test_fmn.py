@@ -57,6 +57,42 @@ def test_the_first_radius_is_the_distance_of_a_linear_model(norm, dual, way):
     torch.testing.assert_close(x_adv, expected)
 
 
+class Recorder(nn.Module):
+    """A net that remembers what it was asked."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net, self.seen = net, []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(x.detach().clone())
+        return self.net(x)
+
+
+def asked(norm: str, target: Classifier, x: Tensor, eps: float, steps: int) -> tuple[Tensor, Tensor]:
+    """Run on one row: the answer, and every point that the target was asked about."""
+    watched = Classifier(Recorder(target.net), 2, target.shape)
+    oracle = GradientOracle(watched, 1)
+    goal = Misclassify(target.predict(x).argmax(1))
+    x_adv = fmn(oracle, x, goal, Lp(norm=norm, eps=eps), rng=rows(0, 1), steps=steps)
+    return x_adv, torch.cat(oracle.prepared.net.seen)
+
+
+@NORMS
+def test_S6_the_nearest_of_all_examples_met_is_returned(norm):
+    x_adv, seen = asked(norm, SLOPED, MIDDLE, float("inf"), 40)
+    wrong = SLOPED.predict(seen).argmax(1) == 1
+    assert wrong.any()
+    torch.testing.assert_close(size(x_adv - MIDDLE, norm)[0], size(seen[wrong] - MIDDLE, norm).min())
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.1), ("l2", 0.15), ("l1", 0.15), ("l0", 0.0)])
+def test_no_point_outside_a_finite_ball_is_asked_about(norm, eps):
+    _, seen = asked(norm, SLOPED, MIDDLE, eps, 40)
+    assert len(seen) == 40
+    assert (size(seen - MIDDLE, norm) <= eps + 1e-12).all()
+
+
 @NORMS
 def test_S6_n_steps_return_the_best_of_n_points(norm):
     """Whatever the schedule, what comes back is an example, and no point nearer than the closed form."""

@@ -67,7 +67,7 @@ def ddn(
         Nearest examples met (N, *S), in the ball and in [0, 1]; `x` where none was.
     """
     result, x, goal = x.detach().clone(), x.detach(), Clearly(goal)
-    origin, x_adv, radius = x, x, x.new_full((len(x),), min(start, budget.eps))
+    origin, x_adv, radius = x, x, x.new_full((len(x),), start)
     nearest = torch.full_like(radius, float("inf"))
     settled = torch.zeros_like(radius, dtype=torch.bool)
     rows = torch.arange(len(x), device=x.device)

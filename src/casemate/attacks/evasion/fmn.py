@@ -97,10 +97,9 @@ def fmn(
         estimate = BEYOND * (distance + torch.where(dual > 0, value.abs() / nonzero(dual), 0))
         grown = torch.where(nearest.isinf(), estimate, radius * (1 + share))
         if norm == "l0":
-            shrunk = torch.minimum(torch.minimum(radius - 1, (radius * (1 - share)).floor()), nearest)
-            grown = torch.where(
-                nearest.isinf(), estimate.ceil(), torch.maximum(radius + 1, (radius * (1 + share)).floor())
-            )
+            # whole positions: at least one less or one more
+            shrunk = shrunk.floor()
+            grown = torch.where(nearest.isinf(), estimate.ceil(), torch.maximum(radius + 1, grown.floor()))
         radius = torch.where(reached, shrunk, grown).clamp(max=budget.eps)
         alpha = first * (0.01 + 0.99 * cosine)
         x_adv = project(x_adv + alpha * steepest(grad, "l2"), x, norm, radius)
