@@ -75,7 +75,7 @@ def test_a_value_that_left_the_box_is_drawn_back():
     """
     target = affine([[0.0, 0.0], [1e-3, 1.0]], [0.0, -0.7])
     x = torch.tensor([[0.97, 0.5]], dtype=torch.float64)
-    x_adv, _ = run(target, x, searches=1)
+    x_adv, _ = run(target, x, searches=1, step_size=0.5)
     assert abs(x_adv[0, 0].item() - 0.97) < 0.005
     assert target.predict(x_adv).argmax(1).item() == 1
 
@@ -137,6 +137,14 @@ def test_the_confidence_asks_for_a_share_of_the_clean_margin():
     """With confidence 0.5 an example is half as far behind the boundary as x is before it."""
     x_adv, _ = run(at_distance(0.2), MIDDLE, confidence=0.5)
     assert 0.3 < size(x_adv - MIDDLE, "l2").item() < 1.03 * 0.3
+
+
+def test_the_confidence_holds_for_rows_that_are_already_wrong():
+    """x is 0.1 behind the boundary; twice its margin is another 0.1 farther."""
+    wrong = Misclassify(torch.tensor([1]))
+    x_adv, _ = run(at_distance(0.1), MIDDLE, goal=wrong, confidence=2.0)
+    assert 0.1 <= size(x_adv - MIDDLE, "l2").item() < 1.03 * 0.1
+    assert torch.equal(run(at_distance(0.1), MIDDLE, goal=wrong, confidence=0.9)[0], MIDDLE)
 
 
 def test_with_a_finite_radius_a_row_leaves_as_soon_as_the_ball_holds_an_example():

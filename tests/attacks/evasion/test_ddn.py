@@ -1,5 +1,6 @@
 """DDN against radii worked out by hand and closed forms."""
 
+import itertools
 import math
 
 import pytest
@@ -76,8 +77,8 @@ def asked(target: Classifier, x: Tensor, eps: float, steps: int) -> tuple[Tensor
 def test_S6_the_nearest_of_all_examples_met_is_returned():
     setting = mlp()
     two = Classifier(nn.Sequential(setting.target.net, nn.Linear(4, 2).double()), 2, setting.target.shape)
-    for row in setting.x:
-        x_adv, seen = asked(two, row[None], float("inf"), 40)
+    for row, steps in itertools.product(setting.x, (15, 40, 70)):
+        x_adv, seen = asked(two, row[None], float("inf"), steps)
         wrong = two.predict(seen).argmax(1) != two.predict(row[None]).argmax(1)
         assert wrong.any()
         nearest = size(seen[wrong] - row, "l2").min()
