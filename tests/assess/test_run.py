@@ -243,3 +243,19 @@ def test_wrong_use_found_in_the_middle_fails_its_case_only(toys, bench):
     results = list(run([endless, case("toy_shift")], bench, Silent()))
     assert [r.status for r in results] == ["failed", "done"]
     assert "finite" in results[0].reason
+
+
+def test_an_assessment_that_was_answered_before_is_not_written_again(tmp_path):
+    from casemate.assess.assessment import Options, assess
+    from casemate.assess.plan import Ask, Plan, Threat
+    from casemate.assess.result import Requirement
+
+    threat = Threat(
+        id="pixels", title="Small changes", family="evasion", attacks=(Ask(method="evasion.fgsm"),),
+        require=Requirement(metric="robust_accuracy", at_least=0.5),
+    )  # fmt: skip
+    plan, written = Plan(name="small", rows=20, threats=(threat,)), []
+    for command in ("one", "another"):
+        assess(plan=plan, options=Options(workers=1), out=tmp_path / "out", command=command)
+        written.append((tmp_path / "out" / "assessment.json").read_bytes())
+    assert written[0] == written[1]

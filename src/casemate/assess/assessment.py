@@ -273,4 +273,6 @@ def _already(store: Store, assessment: Assessment) -> bool:
     except UsageError:
         return False
     same = {"provenance": None, "command": ""}
-    return old.model_copy(update=same) == assessment.model_copy(update=same)
+    # as written: in memory the options hold tuples, and NaN is not equal to itself
+    was, new = (a.model_copy(update=same).model_dump_json() for a in (old, assessment))
+    return was == new

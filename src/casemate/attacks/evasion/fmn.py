@@ -68,7 +68,7 @@ def fmn(
         Nearest examples met (N, *S), in the ball and in [0, 1]; `x` where none was.
     """
     norm = budget.norm
-    first = (10.0 if norm == "linf" else 1.0) if step_size is None else step_size
+    first = (10.0 if norm == "linf" else 2.0) if step_size is None else step_size
     result, x, goal = x.detach().clone(), x.detach(), Clearly(goal)
     origin, x_adv = x, x
     radius = x.new_full((len(x),), float("inf"))
