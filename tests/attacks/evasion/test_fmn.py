@@ -49,7 +49,7 @@ MIDDLE = torch.full((1, 3), 0.5, dtype=torch.float64)
 def test_the_first_radius_is_the_distance_of_a_linear_model(norm, dual, way):
     """The gap is 0.25 - 2 + 0.5 + 0.45 = -0.8, the distance 0.8 / dual, and a thousandth is added.
 
-    The step of length 1 (linf: 10) along w is far longer than the radius, so its projection is the
+    The step of length 2 (linf: 10) along w is far longer than the radius, so its projection is the
     point of the ball that lies farthest along w (in l1 all of it on the largest slope).
     """
     x_adv, _ = run(SLOPED, MIDDLE, norm, steps=2)
@@ -172,11 +172,14 @@ def test_with_a_finite_radius_the_search_stays_in_the_ball_and_ends_with_success
 
 @NORMS
 def test_G1_G2_neither_shift_nor_scale_of_the_logits_matters(norm):
+    """Up to the last radius' share of 0.1%: rounding may turn a decision on the boundary itself."""
     setting = linear()
     plain, _ = run(setting.target, setting.x, norm, steps=40)
     for alter in (lambda out: out - 50, lambda out: 2.0**20 * out, lambda out: 2.0**-20 * out):
         changed, _ = run(altered(setting, alter).target, setting.x, norm, steps=40)
-        torch.testing.assert_close(size(changed - setting.x, norm), size(plain - setting.x, norm))
+        torch.testing.assert_close(
+            size(changed - setting.x, norm), size(plain - setting.x, norm), rtol=5e-3, atol=0
+        )
 
 
 @NORMS

@@ -56,7 +56,7 @@ def fmn(
         goal: what the adversary wants of each row.
         budget: ball around `x` in which an example counts; may be infinite.
         steps: number of gradient steps.
-        step_size: first length of a step, in l2 units of `x`; it falls to a hundredth. None means 1,
+        step_size: first length of a step, in l2 units of `x`; it falls to a hundredth. None means 2,
             in linf 10.
         gamma: first share by which the radius changes in a step, in (0, 1); it falls to a fiftieth.
         loss: surrogate to climb; the first radius is its value over the size of its gradient, which
