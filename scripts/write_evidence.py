@@ -5,6 +5,7 @@ python scripts/write_evidence.py proofs.json
 """
 
 import json
+import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,8 +18,8 @@ HEAD = """# Evidence
 What every method shows on its reference scene: without an adversary, under the random baseline of equal budget (for
 defences: without the defence), and with the method, each with its 95% interval. `casemate prove` repeats any line.
 
-Generated on {date} by `scripts/write_evidence.py` from one full run with torch {torch} on two CPU cores; {held} of
-{total} runs met their bar. Times were taken on a machine that was doing other work as well.
+Generated on {date} by `scripts/write_evidence.py` with torch {torch} on {cores} CPU cores; {held} of
+{total} runs met their bar. Seconds are wall clock.
 
 | method | scene | seed | clean | baseline | method | bar | met | seconds |
 |---|---|---|---|---|---|---|---|---|
@@ -45,7 +46,7 @@ def main() -> None:
         for p in proofs
     ]
     PAGE.write_text(
-        HEAD.format(date=date, torch=torch.__version__, held=held, total=len(proofs))
+        HEAD.format(date=date, torch=torch.__version__, held=held, total=len(proofs), cores=os.cpu_count())
         + "\n".join(lines)
         + "\n"
     )
