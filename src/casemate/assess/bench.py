@@ -32,7 +32,8 @@ class Bench:
 
     `test` was not seen in training, `train` was; `train` and `recipe` may be None, and then
     poisoning and membership cannot be tested. `train_many` trains victims in parallel; `cache` keeps
-    what several cases share, such as clean victims and shadow models, for one run.
+    what several cases share, such as clean victims and shadow models, for one run. An attack crafted
+    elsewhere works on `surrogate`, the mean logits of the adversary's own models.
     """
 
     target: Classifier
@@ -44,6 +45,7 @@ class Bench:
     store: Store
     digests: Mapping[str, str] = field(default_factory=dict)
     cache: dict[str, Any] = field(default_factory=dict)
+    surrogate: Prepared | None = None
 
 
 @dataclass(frozen=True)

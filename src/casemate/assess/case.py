@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from casemate.core.threat import Lp
+from casemate.core.budget import Budget
 
 
 class Case(BaseModel):
@@ -24,7 +24,7 @@ class Case(BaseModel):
     target: str = ""
     data: str
     recipe: str = ""
-    budget: Lp | None = None
+    budget: Budget | None = None
     rate: float | None = None
     rows: int
     seed: int = 0

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,6 +17,7 @@ from casemate.assess.progress import Progress, silent
 from casemate.assess.store import Store
 from casemate.core.compiled import compile_forward
 from casemate.core.data import Samples
+from casemate.core.ensemble import mean_logits
 from casemate.core.errors import NotApplicable
 from casemate.core.recipe import Recipe
 from casemate.core.registry import Entry, entries
@@ -111,16 +113,31 @@ Shown = tuple[Number, Number, Number, bool]
 def _show(scene: Scene, entry: Entry, seed: int, pool: Workers, store: Store, progress: Progress) -> Shown:
     match scene:
         case EvasionScene():
-            train, test = scene.data()
-            bench = _bench(scene.target(), train, test, None, pool, store)
-            case = _case(entry, scene.params, scene.rows, seed, budget=scene.budget)
-            return _numbers(judge_of("evasion")(entry, case, bench, progress.step), scene.bar)
+            return _evading(scene, entry, seed, pool, store, progress)
         case TrainingScene():
             return _training(scene, entry, seed, pool, store, progress)
         case DefenceScene() if entry.family == "training":
             return _hardening(scene, entry, seed, pool, store, progress)
         case DefenceScene():
             return _cleaning(scene, entry, seed, pool, store, progress)
+
+
+def _evading(
+    scene: EvasionScene, entry: Entry, seed: int, pool: Workers, store: Store, progress: Progress
+) -> Shown:
+    """Attack a finished model, by way of the adversary's own models where the scene names some."""
+    train, test = scene.data()
+    jobs = [(recipe(), train, seed_of(seed, "surrogate", i)) for i, recipe in enumerate(scene.surrogates)]
+    if scene.recipe is not None:
+        jobs.append((scene.recipe(), train, seed_of(seed, "victim")))
+    trained = pool.train_many(jobs, tick=progress.step) if jobs else []
+    assert scene.target is not None or scene.recipe is not None, "a scene needs a target or a recipe"
+    victim = scene.target() if scene.target is not None else trained.pop()
+    bench = _bench(victim, train, test, None, pool, store)
+    if trained:
+        bench = replace(bench, surrogate=Prepared(mean_logits(trained)))
+    case = _case(entry, scene.params, scene.rows, seed, budget=scene.budget)
+    return _numbers(judge_of(entry.family)(entry, case, bench, progress.step), scene.bar)
 
 
 def _training(

@@ -19,7 +19,10 @@ from casemate.core.errors import UnknownMethod, UsageError
 from casemate.ops.norms import Norm
 
 F = TypeVar("F", bound=Callable[..., Any])
-Family = Literal["evasion", "poisoning", "backdoor", "membership", "training", "screening", "repair"]
+Family = Literal[
+    "evasion", "universal", "semantic", "physical", "malware", "poisoning", "backdoor", "membership",
+    "training", "serving", "screening", "repair",
+]  # fmt: skip
 # what the harness passes; everything else that is keyword-only is a parameter of the method
 HARNESS = frozenset({"rng", "tick"})
 
@@ -160,10 +163,15 @@ def _plain(family: Family) -> Callable[..., Callable[[F], F]]:
     return decorator
 
 
+universal = _plain("universal")
+semantic = _plain("semantic")
+physical = _plain("physical")
+malware = _plain("malware")
 poisoning = _plain("poisoning")
 backdoor = _plain("backdoor")
 membership = _plain("membership")
 training = _plain("training")
+serving = _plain("serving")
 screening = _plain("screening")
 repair = _plain("repair")
 

@@ -11,7 +11,10 @@ from casemate.core.registry import Entry
 from casemate.core.registry import find as find_method
 from casemate.scenes.scene import Scene
 
-MODULES = ("evasion", "poisoning", "membership", "defences")
+MODULES = (
+    "evasion", "transfer", "universal", "semantic", "physical", "malware", "poisoning", "membership",
+    "defences", "serving",
+)  # fmt: skip
 
 
 def find(method: str) -> Scene:

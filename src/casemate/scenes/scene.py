@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from casemate.builtin.data import fashion_mini
+from casemate.core.budget import Budget
 from casemate.core.data import Samples
 from casemate.core.recipe import Recipe
 from casemate.core.target import Classifier
@@ -35,13 +37,19 @@ class Bar:
 
 @dataclass(frozen=True)
 class EvasionScene:
-    """An evasion attack on a fixed target: `rows` test rows that the seed chooses."""
+    """An attack on a finished model: `rows` test rows that the seed chooses.
+
+    The model is `target`, or one that `recipe` trains in the scene, with the seed. An attack that is
+    crafted elsewhere works on the mean logits of `surrogates`, also trained in the scene.
+    """
 
     title: str
     bar: Bar
-    budget: Lp
-    target: Callable[[], Classifier]
-    data: Callable[[], tuple[Samples, Samples]]
+    budget: Budget
+    target: Callable[[], Classifier] | None = None
+    data: Callable[[], tuple[Samples, Samples]] = fashion_mini
+    recipe: Callable[[], Recipe] | None = None
+    surrogates: tuple[Callable[[], Recipe], ...] = ()
     rows: int = 200
     params: Mapping[str, Any] = field(default_factory=dict)
     source: Source = "ours"

@@ -1,0 +1,1 @@
+"""Changes that survive the way through print and camera."""

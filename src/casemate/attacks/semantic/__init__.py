@@ -1,0 +1,1 @@
+"""Changes that keep the meaning of an input and need not be small."""

@@ -1,0 +1,1 @@
+"""One change, or one network that makes it, for all inputs."""

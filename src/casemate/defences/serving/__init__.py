@@ -1,0 +1,1 @@
+"""Defences that stand between an input and the model."""

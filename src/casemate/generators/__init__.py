@@ -1,0 +1,1 @@
+"""Generators of data: networks that make inputs, trained here and kept as safetensors."""
