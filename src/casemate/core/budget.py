@@ -1,6 +1,7 @@
 """All the kinds of budget there are: what an adversary may do to an input."""
 
+from casemate.core.physical import Print, Sticker
 from casemate.core.threat import Lp
 
 # a union of frozen pydantic models that forbid extra fields, so that a stored one is read back as itself
-Budget = Lp
+Budget = Lp | Print | Sticker

@@ -5,6 +5,7 @@ from typing import Protocol
 from torch import Generator, Tensor
 
 from casemate.core.data import Poison, PoisonBudget, Samples, World
+from casemate.core.physical import PhysicalBudget
 from casemate.core.recipe import Recipe
 from casemate.core.target import Classifier, LabelOracle, ScoreOracle
 from casemate.core.threat import Goal, Lp
@@ -31,6 +32,28 @@ class EvasionAttack(Protocol):
         tick: Tick = ignore,
     ) -> Tensor:
         """Return candidates for x."""
+        ...
+
+
+class PhysicalAttack(Protocol):
+    """Change pictures so that the target does what the goal says once they were printed and photographed.
+
+    The adversary knows the ranges of the budget's channel, not the way that a picture will go. The
+    result (N, C, H, W) keeps the budget and is in [0, 1].
+    """
+
+    def __call__(
+        self,
+        oracle: LabelOracle,
+        x: Tensor,
+        goal: Goal,
+        budget: PhysicalBudget,
+        /,
+        *,
+        rng: RowGenerator,
+        tick: Tick = ignore,
+    ) -> Tensor:
+        """Return pictures to print."""
         ...
 
 
