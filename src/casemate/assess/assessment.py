@@ -16,6 +16,7 @@ from casemate.assess.run import provenance, run
 from casemate.assess.store import Store
 from casemate.assess.targets import Loaded, LoadedData, load_data, load_model, load_recipe
 from casemate.assess.verdicts import draw
+from casemate.core.bfloat16 import bfloat16_copy
 from casemate.core.compiled import compile_forward
 from casemate.core.errors import UsageError
 from casemate.core.registry import Entry, find
@@ -109,6 +110,7 @@ def make_bench(
     prepared = Prepared(target)
     if not any(f.code == "randomised" for f in doubts):
         prepared.fast = compile_forward(prepared, sample.x)
+        prepared.cheap = bfloat16_copy(prepared, sample.x)
     bench = Bench(
         target=target,
         prepared=prepared,

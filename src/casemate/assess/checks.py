@@ -58,6 +58,7 @@ def inspect_gradients(prepared: Prepared, samples: Samples, seed: int) -> list[F
     Counts rows whose gradient is exactly zero or no number, attacks in a ball that holds every image, and
     compares few steps with many.
     """
+    prepared = prepared.precise()  # rough gradients are not what is asked about
     target = prepared.target
     right = (target.predict(samples.x).argmax(1) == samples.y).nonzero().flatten()[:ROWS]
     if not len(right) or not target.differentiable:

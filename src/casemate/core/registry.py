@@ -69,6 +69,7 @@ class Entry:
     norms: tuple[Norm, ...] = ()
     known_as: tuple[str, ...] = ()
     minimum_norm: bool = False
+    coarse: bool = False
     cost: Callable[[Any, int], Cost] | None = None
     version: int = 1
     summary: str = ""
@@ -105,6 +106,7 @@ def _register(
     norms: tuple[Norm, ...] = (),
     known_as: tuple[str, ...] = (),
     minimum_norm: bool = False,
+    coarse: bool = False,
     cost: Callable[[Any, int], Cost] | None = None,
     version: int = 1,
 ) -> Callable[[F], F]:
@@ -114,7 +116,7 @@ def _register(
         summary, details, args = _docstring(run)
         entry = Entry(
             family, run.__name__, run, hints[first], _params(run, hints, args), papers, norms,
-            known_as, minimum_norm, cost, version, summary, details, run.__module__,
+            known_as, minimum_norm, coarse, cost, version, summary, details, run.__module__,
         )  # fmt: skip
         known = _ENTRIES.get(entry.id)
         if known is not None and known.module != entry.module:
@@ -132,6 +134,7 @@ def evasion(
     cost: Callable[[Any, int], Cost],
     known_as: tuple[str, ...] = (),
     minimum_norm: bool = False,
+    coarse: bool = False,
     version: int = 1,
 ) -> Callable[[F], F]:
     """Register an evasion attack (see `core.forms.EvasionAttack`).
@@ -142,6 +145,8 @@ def evasion(
         cost: parameters and number of classes -> passes per row (see `Cost`).
         known_as: other names in the literature.
         minimum_norm: it looks for the nearest example, for any radius.
+        coarse: it needs no more than the gradient's rough direction, so that a bfloat16 copy of the
+            target may steer it.
         version: raised when a change alters results, so that stored ones are not reused.
 
     Returns:
@@ -149,7 +154,7 @@ def evasion(
     """
     return _register(
         "evasion", papers=papers, norms=norms, known_as=known_as, minimum_norm=minimum_norm,
-        cost=cost, version=version,
+        coarse=coarse, cost=cost, version=version,
     )  # fmt: skip
 
 

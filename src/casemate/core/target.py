@@ -7,13 +7,17 @@ counts, per row, the forward and backward passes spent, and refuses more queries
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
 from casemate.core.errors import QueryLimitReached, UsageError
+from casemate.core.thin import thin
 from casemate.core.threat import Clearly, Goal, Loss
+
+if TYPE_CHECKING:
+    from casemate.core.adaptive import Draws
 
 
 @dataclass(frozen=True)
@@ -85,26 +89,57 @@ class Prepared:
     The user's net is not touched: the copy is in evaluation mode, its parameters are constant and
     its convolutions are in channels-last order. `fast` may hold a compiled forward (no graph) and
     `cheap` a copy in bfloat16 for gradients; both are optional and checked by whoever builds them.
+    Gradients may go through another net with the same answers (`detour`) and be averaged over
+    `draws` of the target's randomness: see `core.adaptive`.
     """
 
     def __init__(self, target: Classifier) -> None:
         self.target = target
-        net = copy.deepcopy(target.net).to(target.device).eval().requires_grad_(False)
+        net = thin(copy.deepcopy(target.net).to(target.device).eval().requires_grad_(False))
         self.net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.fast: Callable[[Tensor], Tensor] | None = None
         self.cheap: nn.Module | None = None
+        self.detour: nn.Module | None = None
+        self.draws: Draws | None = None
+
+    def precise(self) -> "Prepared":
+        """Give the same target without its bfloat16 copy, for methods that need exact gradients."""
+        if self.cheap is None:
+            return self
+        other = copy.copy(self)
+        other.cheap = None
+        return other
 
     def exact(self, x: Tensor) -> Tensor:
         """Logits of x in x's own precision, with a graph if x asks for one."""
         return _forward(self.target, self.net, _laid_out(x))
 
     def quick(self, x: Tensor) -> Tensor:
-        """Logits of x without a graph, by the compiled forward where there is one."""
+        """Logits of x without a graph, by the compiled forward where there is one; means over the draws."""
         with torch.no_grad():
+            if self.draws is not None:
+                return torch.stack(self.each(self.exact, x)).mean(0)
             return self.exact(x) if self.fast is None else self.fast(x)
 
+    def each(self, forward: Callable[[Tensor], Tensor], x: Tensor) -> list[Tensor]:
+        """Logits of x in each of the draws; in one where the target is not drawn from."""
+        if self.draws is None:
+            return [forward(x)]
+        found = []
+        for _ in range(self.draws.count):
+            with self.draws.draw():
+                found.append(forward(x))
+        return found
+
+    @property
+    def passes(self) -> int:
+        """Passes that one question costs: the number of draws."""
+        return 1 if self.draws is None else self.draws.count
+
     def steering(self, x: Tensor) -> Tensor:
-        """Logits of x with a graph for gradients, in bfloat16 where that was asked for."""
+        """Logits of x with a graph for gradients, in bfloat16 or past some layers where that was asked for."""
+        if self.detour is not None:
+            return _forward(self.target, self.detour, _laid_out(x))
         if self.cheap is None:
             return self.exact(x)
         return _forward(self.target, self.cheap, _laid_out(x.bfloat16())).to(x.dtype)
@@ -112,6 +147,13 @@ class Prepared:
 
 def _laid_out(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+
+
+def _linked(logits: Tensor, x: Tensor) -> Tensor:
+    """Give logits that hang on no input a gradient of zero, which is what such a target has."""
+    if logits.requires_grad or not (x.requires_grad and torch.is_grad_enabled()):
+        return logits
+    return logits + 0 * x.flatten(1).sum(1, keepdim=True)
 
 
 @dataclass(frozen=True)
@@ -169,10 +211,11 @@ class LabelOracle:
             raise UsageError(
                 f"An oracle of {len(self.rows)} rows was asked about {len(x)} rows; use oracle[rows]."
             )
-        self.ledger.queries.index_add_(0, self.rows, torch.ones_like(self.rows))
+        spent = torch.full_like(self.rows, self.prepared.passes)
+        self.ledger.queries.index_add_(0, self.rows, spent)
         limit = self.ledger.limit
         if limit is not None and len(x) and bool((self.ledger.queries[self.rows] > limit).any()):
-            self.ledger.queries.index_add_(0, self.rows, -torch.ones_like(self.rows))
+            self.ledger.queries.index_add_(0, self.rows, -spent)
             raise QueryLimitReached(f"The budget allows {limit} queries per row.")
 
 
@@ -191,22 +234,45 @@ class GradientOracle(ScoreOracle):
     def graph(self, x: Tensor) -> Tensor:
         """Score x (N, *S) with a graph: logits (N, K); each backward through them is counted."""
         self._count(x)
-        logits = self.prepared.steering(x)
-        if logits.requires_grad:
-            logits.register_hook(self._count_backward)
-        return logits
+        drawn = [_linked(logits, x) for logits in self.prepared.each(self.prepared.steering, x)]
+        for logits in drawn:
+            if logits.requires_grad:
+                logits.register_hook(self._count_backward)
+        return drawn[0] if len(drawn) == 1 else torch.stack(drawn).mean(0)
 
     def _count_backward(self, grad: Tensor) -> None:
         self.ledger.gradients.index_add_(0, self.rows, torch.ones_like(self.rows))
 
     def gradient(self, x: Tensor, goal: Goal, loss: Loss = "ce") -> Pass:
-        """Score x (N, *S) and differentiate the goal's loss: one forward and one backward."""
+        """Score x (N, *S) and differentiate the goal's loss: one forward and one backward per draw."""
+        if self.prepared.draws is not None:
+            return self._expected(x, goal, loss)
         z = x.detach().requires_grad_()
         with torch.enable_grad():
             logits = self.graph(z)
             values = goal.loss(logits, loss)
             (grad,) = torch.autograd.grad(values.sum(), z)
         return Pass(logits.detach(), values.detach(), grad)
+
+    def _expected(self, x: Tensor, goal: Goal, loss: Loss) -> Pass:
+        """Mean loss and gradient over the draws, and the logits of each row's most stubborn draw."""
+        self._count(x)
+        z = x.detach().requires_grad_()
+        found: list[Pass] = []
+
+        def differentiate(z: Tensor) -> Tensor:
+            with torch.enable_grad():
+                logits = _linked(self.prepared.steering(z), z)
+                logits.register_hook(self._count_backward)
+                values = goal.loss(logits, loss)
+                (grad,) = torch.autograd.grad(values.sum(), z)
+            found.append(Pass(logits.detach(), values.detach(), grad))
+            return found[-1].logits
+
+        self.prepared.each(differentiate, z)
+        logits, values, grads = (torch.stack(parts) for parts in zip(*found, strict=True))
+        stubborn = values.argmin(0), torch.arange(len(x), device=x.device)
+        return Pass(logits[stubborn], values.mean(0), grads.mean(0))
 
     def reached(self, goal: Goal, x: Tensor, logits: Tensor) -> Tensor:
         """Tell which rows reach the goal, (N,) bool, by `logits` that this oracle gave for x.

@@ -80,7 +80,7 @@ def attempt(
     free = entry.minimum_norm and nearest
     asked = budget.model_copy(update={"eps": float("inf")}) if free else budget
     ledger = Ledger.empty(len(x), budget.queries)
-    oracle: LabelOracle = entry.access(prepared, ledger)
+    oracle: LabelOracle = entry.access(prepared if entry.coarse else prepared.precise(), ledger)
     shards, device = torch.arange(len(x)).split(SHARD), prepared.target.device
     parts = []
     for i, part in enumerate(shards):

@@ -28,6 +28,7 @@ HUANG = Paper(
     norms=("linf", "l2", "l1"),
     papers=(GOODFELLOW, HUANG),
     known_as=("fast gradient sign method", "fast gradient method", "FGM"),
+    coarse=True,
     cost=lambda params, classes: Cost(queries=1, gradients=1),
 )
 def fgsm(

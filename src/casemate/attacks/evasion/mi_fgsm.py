@@ -26,6 +26,7 @@ DONG = Paper(
     norms=("linf", "l2"),
     papers=(DONG,),
     known_as=("Momentum iFGSM", "MIM", "MI-FGSM", "momentum iterative FGSM"),
+    coarse=True,
     cost=lambda params, classes: Cost(queries=params.steps, gradients=params.steps),
 )
 def mi_fgsm(

@@ -33,6 +33,7 @@ TRAMER = Paper(
     papers=(MADRY, TRAMER),
     known_as=("projected gradient descent", "SLIDE", "sparse l1 descent"),
     # all starts but the last must be judged at their end; the last is left to the harness
+    coarse=True,
     cost=lambda params, classes: Cost(
         queries=params.restarts * (params.steps + 1) - 1, gradients=params.restarts * params.steps
     ),
