@@ -109,3 +109,15 @@ class Repair(Protocol):
     ) -> Classifier:
         """Return the mended model; the given one stays as it is."""
         ...
+
+
+class ServingDefence(Protocol):
+    """Change how a finished model answers: a step before it, noise around it, a check beside it.
+
+    A defence that draws random numbers while it serves takes them from torch's global generators, as
+    dropout does, so that the harness can name each draw (see `core.adaptive.eot`).
+    """
+
+    def __call__(self, target: Classifier, /, *, rng: Generator) -> Classifier:
+        """Return the defended classifier; the given one stays as it is."""
+        ...

@@ -1,6 +1,7 @@
 """What an adversary wants and what it may spend."""
 
-from typing import Literal, Protocol, Self, assert_never
+from collections.abc import Callable
+from typing import Any, Literal, Protocol, Self, assert_never
 
 import torch
 from pydantic import BaseModel, ConfigDict, PositiveInt, field_validator
@@ -176,6 +177,33 @@ class Clearly:
     def loss(self, logits: Tensor, kind: Loss = "ce") -> Tensor:
         """Measure nearness to the other goal, (N,)."""
         return self.goal.loss(logits, kind)
+
+
+class WithLoss:
+    """Another goal, pursued by a loss of one's own: `fn(goal, logits) -> (N,)`, higher = nearer.
+
+    For defences that the usual losses overlook: goal = WithLoss(Misclassify(y), my_loss) goes to any
+    attack as it is. `fn` is given the goal restricted to the rows at hand, so it never has to know
+    which rows are left. Attacks that steer by margins (FAB, C&W, DeepFool) see the same loss.
+    """
+
+    def __init__(self, goal: Goal, fn: Callable[[Any, Tensor], Tensor]) -> None:
+        self.goal, self.fn = goal, fn
+
+    def __getitem__(self, rows: slice | Tensor) -> "WithLoss":
+        return WithLoss(self.goal[rows], self.fn)
+
+    def to(self, device: torch.device) -> "WithLoss":
+        """Give the goal on a device."""
+        return WithLoss(self.goal.to(device), self.fn)
+
+    def reached(self, logits: Tensor) -> Tensor:
+        """Tell which rows of `logits` (N, K) reach the other goal, (N,) bool."""
+        return self.goal.reached(logits)
+
+    def loss(self, logits: Tensor, kind: Loss = "ce") -> Tensor:
+        """Measure nearness by the loss that was given, (N,), whatever kind is asked for."""
+        return self.fn(self.goal, logits)
 
 
 def directions(goal: Goal, logits: Tensor, count: int) -> list[Goal]:
