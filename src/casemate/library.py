@@ -8,7 +8,7 @@ from casemate.assess import assessment
 from casemate.assess.assessment import Options
 from casemate.assess.compare import compare
 from casemate.assess.harden import harden
-from casemate.assess.plan import Plan, preset, read_plan
+from casemate.assess.plan import Plan, adapting, preset, read_plan
 from casemate.assess.progress import Progress, silent
 from casemate.assess.prove import prove
 from casemate.assess.result import Assessment
@@ -33,6 +33,8 @@ def assess(
     bounds: tuple[float, float] = (0.0, 1.0),
     mean: Sequence[float] = (),
     std: Sequence[float] = (),
+    eot: int | None = None,
+    bpda: Sequence[str] | None = None,
     command: str = "",
     progress: Progress = silent,
 ) -> Assessment:
@@ -55,6 +57,10 @@ def assess(
         bounds: values that the model takes where the data have 0 and 1.
         mean: subtracted per channel after `bounds`.
         std: divided by per channel.
+        eot: draws of a random model that each gradient is averaged over; None means the plan's, or 20
+            where the model answers at random.
+        bpda: patterns of the paths of layers that gradients go round, "auto" for those that stop
+            them; None means the plan's, or "auto" where some do.
         command: what reproduces this run, printed in the report.
         progress: told of each case and its steps.
 
@@ -65,6 +71,7 @@ def assess(
         UsageError: an argument, file or plan is not as it must be; says which and why.
     """
     chosen = plan if isinstance(plan, Plan) else _plan(plan)
+    chosen = adapting(chosen, eot, None if bpda is None else tuple(bpda))
     if model is not None and data is None and chosen.data is None:
         raise UsageError("A model needs its own labelled data: give --data as well, such as --data npz:FILE.")
     options = Options(

@@ -9,18 +9,19 @@ from typing import Any
 from casemate.assess import checks
 from casemate.assess.bench import Bench
 from casemate.assess.case import Case
-from casemate.assess.plan import Plan, Threat, check
+from casemate.assess.plan import Ask, Plan, Threat, check
 from casemate.assess.progress import Progress, silent
 from casemate.assess.result import Assessment, Flag, Result, Verdict
 from casemate.assess.run import provenance, run
 from casemate.assess.store import Store
 from casemate.assess.targets import Loaded, LoadedData, load_data, load_model, load_recipe
 from casemate.assess.verdicts import draw
+from casemate.core.adaptive import Hooks
 from casemate.core.bfloat16 import bfloat16_copy
 from casemate.core.compiled import compile_forward
 from casemate.core.errors import UsageError
 from casemate.core.registry import Entry, find
-from casemate.core.target import Prepared
+from casemate.core.target import GradientOracle, Prepared
 from casemate.core.workers import Workers
 from casemate.ops.rng import seed_of, seeded
 from casemate.ops.stats import share
@@ -121,8 +122,17 @@ def make_bench(
         store=store,
         digests={"target": model.digest, "data": data.digest, "recipe": recipe.digest() if recipe else ""},
     )
-    with seeded(seed_of(seed, "gradients"), target.device):
-        return bench, doubts + checks.inspect_gradients(prepared, sample, seed)
+    return adapted(bench, doubts, seed)
+
+
+def adapted(bench: Bench, doubts: Sequence[Flag], seed: int) -> tuple[Bench, list[Flag]]:
+    """Find the hooks that the target calls for and inspect its gradients as attacks will take them."""
+    randomised = any(f.code == "randomised" for f in doubts)
+    sample = bench.test[: checks.ROWS * 2]
+    with seeded(seed_of(seed, "gradients"), bench.target.device):
+        hooks, notes = checks.adaptation(bench.prepared, sample.x, randomised=randomised)
+        found = checks.inspect_gradients(bench.prepared, sample, seed, hooks)
+    return replace(bench, hooks=hooks), [*doubts, *notes, *found]
 
 
 def assess_bench(
@@ -193,7 +203,7 @@ def cases_of(
             continue
         for rate in threat.rates or (None,):
             after = tuple(c.key for c in cases) if threat.chain else ()
-            case = _case(entry, ask.params, threat, plan, bench, seed, rate, after)
+            case = _case(entry, ask, threat, plan, bench, seed, rate, after)
             cases.append(case.model_copy(update={"defences": defences}))
     return cases
 
@@ -210,7 +220,7 @@ def _left_out(threat: Threat, only: str | None) -> list[tuple[str, str]]:
 
 
 def _case(
-    entry: Entry, params: dict[str, Any], threat: Threat, plan: Plan, bench: Bench, seed: int,
+    entry: Entry, ask: Ask, threat: Threat, plan: Plan, bench: Bench, seed: int,
     rate: float | None, after: tuple[str, ...],
 ) -> Case:  # fmt: skip
     trains = entry.family in ("poisoning", "backdoor")
@@ -218,7 +228,7 @@ def _case(
     return Case(
         method=entry.id,
         version=entry.version,
-        params=entry.validate(params),
+        params=entry.validate(ask.params),
         target="" if trains else bench.digests.get("target", ""),
         data=bench.digests.get("data", ""),
         recipe=bench.digests.get("recipe", "") if entry.family != "evasion" else "",
@@ -228,7 +238,17 @@ def _case(
         repeats=threat.repeats if trains else 1,
         seed=seed,
         after=after,
+        hooks=_hooks(entry, ask, threat, bench),
     )
+
+
+def _hooks(entry: Entry, ask: Ask, threat: Threat, bench: Bench) -> Hooks:
+    """Hooks that decide the number of a case: those of gradients only where the attack takes some."""
+    if entry.family != "evasion":
+        return Hooks()
+    hooks = threat.hooks(ask, bench.hooks)
+    white = issubclass(entry.access, GradientOracle)
+    return hooks if white else Hooks(answers=hooks.answers)
 
 
 def _not_tested(title: str, reason: str, family: str = "", threat: str = "") -> Verdict:

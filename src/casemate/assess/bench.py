@@ -9,6 +9,7 @@ from torch import Tensor
 from casemate.assess.case import Case
 from casemate.assess.result import Curve, Flag, Spent
 from casemate.assess.store import Store
+from casemate.core.adaptive import Hooks
 from casemate.core.data import Samples
 from casemate.core.recipe import Recipe
 from casemate.core.registry import Entry
@@ -16,6 +17,8 @@ from casemate.core.target import Classifier, Prepared
 from casemate.core.tick import Tick
 from casemate.core.workers import Job
 from casemate.ops.stats import Estimate
+
+PLAIN = Hooks()
 
 
 class TrainMany(Protocol):
@@ -33,7 +36,8 @@ class Bench:
     `test` was not seen in training, `train` was; `train` and `recipe` may be None, and then
     poisoning and membership cannot be tested. `train_many` trains victims in parallel; `cache` keeps
     what several cases share, such as clean victims and shadow models, for one run. An attack crafted
-    elsewhere works on `surrogate`, the mean logits of the adversary's own models.
+    elsewhere works on `surrogate`, the mean logits of the adversary's own models. `hooks` are what the
+    target calls for where a plan says nothing else.
     """
 
     target: Classifier
@@ -46,6 +50,7 @@ class Bench:
     digests: Mapping[str, str] = field(default_factory=dict)
     cache: dict[str, Any] = field(default_factory=dict)
     surrogate: Prepared | None = None
+    hooks: Hooks = PLAIN
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from casemate.core.adaptive import Hooks
 from casemate.core.budget import Budget
 
 
@@ -13,7 +14,8 @@ class Case(BaseModel):
     """Everything that decides a number, and nothing else.
 
     `target`, `data` and `recipe` are digests of weights, arrays and training settings, never mere
-    names. `after` lists the keys of results on whose still standing rows this case continues.
+    names. `hooks` say how the attack adapts to the target. `after` lists the keys of results on whose
+    still standing rows this case continues.
     """
 
     model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")
@@ -31,11 +33,15 @@ class Case(BaseModel):
     repeats: int = 1
     defences: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
+    hooks: Hooks = Hooks()
 
     @property
     def key(self) -> str:
         """Short digest of the case; equal cases have equal keys on every machine."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        # an attack as it is keeps the key that it had before there were hooks
+        plain = {"hooks"} if self.hooks == Hooks() else None
+        said = self.model_dump(mode="json", exclude=plain)
+        text = json.dumps(said, sort_keys=True, separators=(",", ":"))
         return f"{self.method.replace('.', '-')}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
     @property

@@ -3,27 +3,31 @@
 import math
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from casemate.assess.result import Requirement
+from casemate.core.adaptive import Hooks
 from casemate.core.data import PoisonBudget
 from casemate.core.errors import UsageError
 from casemate.core.registry import find
 from casemate.core.threat import Lp, parse_eps
 from casemate.ops.norms import Norm
 
+Layers = Annotated[tuple[str, ...], BeforeValidator(lambda said: (said,) if isinstance(said, str) else said)]
 Preset = Literal["quick", "standard", "thorough"]
 
 
 class Ask(BaseModel):
-    """One attack with its parameters; `rows` limits how many rows it attacks."""
+    """One attack with its parameters; `eot` and `bpda` are as in the threat, which they overrule."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     method: str
     params: dict[str, Any] = {}
+    eot: int | None = Field(default=None, ge=1)
+    bpda: Layers | None = None
 
 
 class Threat(BaseModel):
@@ -31,7 +35,9 @@ class Threat(BaseModel):
 
     `eps` is in units of x, or "auto" for the field's customary radius on such data. With `chain`
     each attack gets only the rows that the ones before it left standing. `rates` are shares of
-    the training rows.
+    the training rows. `eot` draws of the target's randomness are averaged in each gradient, and
+    gradients go round the layers that `bpda` names by patterns, "auto" for those found to stop them;
+    without these settings the checks decide (see `assess.checks.adaptation`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,7 +54,16 @@ class Threat(BaseModel):
     repeats: int = Field(default=3, ge=1)
     rows: int | None = Field(default=None, ge=1)
     chain: bool = False
+    eot: int | None = Field(default=None, ge=1)
+    bpda: Layers | None = None
     require: Requirement
+
+    def hooks(self, ask: Ask, found: Hooks) -> Hooks:
+        """Hooks of one attack: as the plan says, else as `found` for the target."""
+        draws = (ask.eot, self.eot, found.eot)
+        layers = (ask.bpda, self.bpda, found.bpda)
+        said: dict[str, Any] = {"eot": next(n for n in draws if n is not None)}
+        return found.model_copy(update={**said, "bpda": next(p for p in layers if p is not None)})
 
     def budget(self, shape: tuple[int, ...]) -> Lp | None:
         """Ball of an evasion threat for inputs of this shape; None for other families."""
@@ -70,6 +85,13 @@ class Plan(BaseModel):
     data: str | None = None
     threats: tuple[Threat, ...]
     not_tested: tuple[tuple[str, str], ...] = ()
+
+
+def adapting(plan: Plan, eot: int | None, bpda: tuple[str, ...] | None) -> Plan:
+    """Give every evasion threat of a plan the same hooks; None leaves what the plan says."""
+    said = {name: value for name, value in (("eot", eot), ("bpda", bpda)) if value is not None}
+    threats = [t.model_copy(update=said) if t.family == "evasion" else t for t in plan.threats]
+    return plan.model_copy(update={"threats": tuple(threats)}) if said else plan
 
 
 def customary_eps(norm: Norm, shape: tuple[int, ...]) -> float:

@@ -26,22 +26,25 @@ def draw(
     """Draw the verdict of a threat.
 
     "Falls" needs only examples, which were verified one by one; "holds" needs every check to have
-    passed as well, because attacks also fail for reasons that an adversary would not share.
+    passed as well, because attacks also fail for reasons that an adversary would not share. Of a
+    target that answers at random several answers judge each row: it "falls" by the rows that most
+    answers get wrong, and "holds" only if the rows that every answer gets right suffice, under
+    attacks with averaged gradients.
     `left_out` lists attacks of the threat that the user kept from running, with the reason.
     """
     done = [r for r in results if r.status == "done"]
     flags = _unique([f for r in done for f in r.flags if f.code != "after-others"])
-    worst = None
+    worst, strict = None, None
     if threat.family == "evasion":
         flags += [f for f in checks if f.code != "surrogate-recipe"]
-        measured, more = _worst_rows(done, store)
+        measured, strict, more = _worst_rows(done, store)
         flags += more
     else:
         flags += [f for f in checks if f.code == "surrogate-recipe"]
         worst = _worst_result(threat, done)
         measured = worst.metrics.get(threat.require.metric) if worst else None
     flags += _too_few(threat, measured)
-    outcome, why = _outcome(threat, results, measured, flags, left_out)
+    outcome, why = _outcome(threat, results, measured, strict, flags, left_out)
     shown = worst or (done[0] if done else None)
     metric = threat.require.metric
     clean = (shown.clean.get(metric) or shown.clean.get("accuracy")) if shown else None
@@ -72,6 +75,7 @@ def _outcome(
     threat: Threat,
     results: Sequence[Result],
     measured: Estimate | None,
+    strict: Estimate | None,
     flags: Sequence[Flag],
     left_out: Sequence[tuple[str, str]],
 ) -> tuple[Outcome, str]:
@@ -88,8 +92,14 @@ def _outcome(
             "inconclusive",
             "members can be told from others without the model, which says nothing about it",
         )
-    if "randomised" in doubts:
+    if "randomised" in doubts and strict is None:
         return "inconclusive", "the target answers at random, and one answer per input is no evidence"
+    if "randomised" in doubts:
+        doubts.remove("randomised")
+        if outcome == "holds" and threat.require.judge(strict or measured) != "holds":
+            return "inconclusive", "the number holds for most answers to an input, but not for every answer"
+        if outcome == "holds" and not any(r.case.hooks.eot > 1 for r in results if r.status == "done"):
+            return "inconclusive", "the target answers at random, and no attack averaged over its draws"
     if outcome == "holds" and doubts:
         return "inconclusive", f"the number would hold, but a check failed: {', '.join(doubts)}"
     if outcome == "holds" and unfinished:
@@ -105,17 +115,23 @@ def _outcome(
     return outcome, f"required: {threat.require}"
 
 
-def _worst_rows(done: Sequence[Result], store: Store) -> tuple[Estimate | None, list[Flag]]:
-    """Worst case per row over the results that attacked the same rows."""
+def _worst_rows(done: Sequence[Result], store: Store) -> tuple[Estimate | None, Estimate | None, list[Flag]]:
+    """Worst case per row over the results that attacked the same rows, and what is doubtful.
+
+    The second estimate counts rows that stand in every one of several answers; None unless all
+    results took several.
+    """
     tensors = {r.key: store.tensors(r) for r in done}
     standing = {key: found["standing"] for key, found in tensors.items()}
     if not standing:
-        return None, []
+        return None, None, []
     # rows that are wrong without an attack were fooled by nobody
     right = {key: found["standing"][found["clean_correct"]] for key, found in tensors.items()}
     white = [r.key for r in done if issubclass(find(r.case.method).access, GradientOracle)]
     black = [r.key for r in done if r.key not in white]
-    return robust_accuracy(list(standing.values())), black_box_wins(right, white, black)
+    always = [found["always"] for found in tensors.values() if "always" in found]
+    strict = robust_accuracy(always) if len(always) == len(standing) else None
+    return robust_accuracy(list(standing.values())), strict, black_box_wins(right, white, black)
 
 
 def _worst_result(threat: Threat, done: Sequence[Result]) -> Result | None:

@@ -72,6 +72,19 @@ def command(
             help="How models like the target are trained: file.py:function, or settings such as epochs=20,lr=0.001.",
         ),
     ] = None,
+    eot: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Draws that each gradient of a random model is averaged over; default as found."
+        ),
+    ] = None,
+    bpda: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="GLOB",
+            help="Path of a layer that gradients go round, such as 'squeeze' or 'net.0', or 'auto'; may be repeated.",
+        ),
+    ] = None,
     rows: Annotated[
         int | None, typer.Option(min=1, help="Number of test rows, instead of the plan's.")
     ] = None,
@@ -94,7 +107,7 @@ def command(
         with watching() as progress:
             found = library.assess(
                 model, data, plan=plan or preset or "quick", out=out, seed=seed, device=device, only=only, rows=rows,
-                recipe=recipe, workers=workers, bounds=box, mean=means, std=deviations,
+                recipe=recipe, workers=workers, bounds=box, mean=means, std=deviations, eot=eot, bpda=bpda,
                 command=shlex.join(["casemate", *context.obj]), progress=progress,
             )  # fmt: skip
     except KeyboardInterrupt:

@@ -18,7 +18,7 @@ FLAGS = {
         "Gradients are exactly zero",
         "For some inputs the model gives a gradient of zero, so attacks that follow gradients stand still. "
         "That looks like robustness and is none.",
-        "Trust black-box attacks more here, or replace the step that blocks gradients by a smooth stand-in.",
+        "Let gradients go round the step that stops them: set bpda to its layer in the plan, or --bpda.",
     ),
     "saturated-gradient": Explanation(
         "Gradients vanish because the model is too sure",
@@ -33,7 +33,7 @@ FLAGS = {
     "randomised": Explanation(
         "The model answers at random",
         "Two passes over the same inputs disagree. An attack judged by a single answer is judged by luck.",
-        "Repeat predictions, and attack the average answer (expectation over transformation).",
+        "Attack with gradients averaged over draws: set eot = 20 in the plan, or --eot 20.",
     ),
     "batch-norm-train-mode": Explanation(
         "The model came in training mode",
@@ -44,12 +44,42 @@ FLAGS = {
         "An attacker who knows less does better",
         "Attacks without gradients fooled rows that attacks with gradients could not. Gradients mislead: "
         "the model hides them rather than resists.",
-        "Do not trust the gradient attacks' numbers; strengthen or adapt them and look again.",
+        "Find the layer that misleads and let gradients go round it: set bpda in the plan, or --bpda.",
     ),
     "more-steps-hurt": Explanation(
         "More steps do worse",
         "An attack with more steps fooled fewer inputs than with fewer steps, which a sound attack does not do.",
-        "Look for hidden gradients or randomness, or change the step size.",
+        "Let gradients go round the layer that hides them (bpda in the plan), or average random ones (eot).",
+    ),
+    "one-step-beats-many": Explanation(
+        "One step does better than many",
+        "A single step along the gradient fooled more inputs than twenty did. A sound iterative attack finds what "
+        "one step finds, so the gradient misleads.",
+        "Let gradients go round the layer that hides them (bpda in the plan), or average random ones (eot).",
+    ),
+    "random-search-finds-more": Explanation(
+        "Random search finds what gradients miss",
+        "A few hundred random changes fooled inputs that steps along the gradient could not. The gradient is "
+        "hidden rather than absent.",
+        "Let gradients go round the layer that hides them: set bpda to its layer in the plan, or --bpda.",
+    ),
+    "misleading-gradient": Explanation(
+        "Gradients do not tell what a small change does",
+        "A short step along the gradient changes the scores quite otherwise than the gradient says: a layer is "
+        "random, jagged, or has a gradient that is not its own.",
+        "Give that layer a smooth stand-in (bpda in the plan), and average random ones (eot).",
+    ),
+    "gradient-blocked": Explanation(
+        "Attacks go round a layer",
+        "The layer lets no gradient through, or declares a stand-in. Attacks compute it as it is and take the "
+        "gradient of the stand-in or, without one, of the identity (BPDA).",
+        "If that layer rescales or distorts, give it a method stand_in that does the same smoothly.",
+    ),
+    "random-layer": Explanation(
+        "Attacks average over random draws",
+        "The layer draws random numbers for every answer. Each gradient is the mean over several draws (EOT), and "
+        "several answers judge each input: it counts as fooled if most are wrong.",
+        "Nothing, unless one answer should never be wrong: then read the number for every answer.",
     ),
     "large-eps-fails": Explanation(
         "Even a huge change does not fool",

@@ -36,6 +36,11 @@ METRICS = {
         "of the inputs are still classified correctly once the attack is rounded to 8 bits",
         safer="high",
     ),
+    "robust_accuracy_every_answer": Metric(
+        "Accuracy under attack, right in every answer",
+        "of the inputs are classified correctly under attack in each of several random answers",
+        safer="high",
+    ),
     "success_rate": Metric("Inputs fooled", "of the correctly classified inputs are fooled"),
     "median_norm": Metric("Median size of the change", "is the median change that fools", "plain", "high"),
     "accuracy_drop": Metric("Accuracy lost", "of accuracy are lost to the poison", "points"),

@@ -1,7 +1,8 @@
 """The judge of evasion: attacks propose, here budget, box and success are measured again."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch import Tensor
 from casemate.assess.bench import Bench, Measured
 from casemate.assess.case import Case
 from casemate.assess.result import Curve, Flag, Spent
+from casemate.core.adaptive import Hooks, eot, through
 from casemate.core.data import Samples
 from casemate.core.errors import NotApplicable
 from casemate.core.registry import Entry, find
@@ -20,7 +22,9 @@ from casemate.ops.rng import rows as row_streams
 from casemate.ops.rng import seed_of, seeded
 from casemate.ops.stats import Estimate, median, share
 
+PLAIN = Hooks()
 SHARD = 250
+TRIAL = 8  # rows that layers are tried on
 GALLERY = 6
 
 
@@ -29,7 +33,9 @@ class Attempt:
     """What an attack achieved on n rows, as measured from the tensors it returned.
 
     `reached` marks candidates in the box that reach the goal, `fooled` those that are in the ball
-    as well, `fooled_8bit` those that still are after rounding to 8 bits. `norms` are the sizes of
+    as well, `fooled_8bit` those that still are after rounding to 8 bits. Of a target that answers at
+    random several answers are taken: most of them decide, and `fooled_once` marks candidates in the
+    ball with at least one. `norms` are the sizes of
     the perturbations, `stray` marks candidates outside the box or outside the ball that the attack was
     told to keep, `lost` those to which the target answers with values that are no numbers.
     """
@@ -38,6 +44,7 @@ class Attempt:
     predicted: Tensor
     reached: Tensor
     fooled: Tensor
+    fooled_once: Tensor
     fooled_8bit: Tensor
     norms: Tensor
     stray: Tensor
@@ -56,6 +63,7 @@ def attempt(
     numbers: Tensor,
     seed: int,
     nearest: bool = True,
+    hooks: Hooks = PLAIN,
     tick: Tick = ignore,
 ) -> Attempt:
     """Run an attack on x (N, *S) and judge it.
@@ -71,6 +79,7 @@ def attempt(
         seed: base seed.
         nearest: let minimum-norm attacks look for the nearest example beyond the ball as well,
             which gives accuracy at every radius; else they may stop inside the ball.
+        hooks: how gradients are taken, and how many answers judge each candidate.
         tick: called after each step of each shard.
 
     Returns:
@@ -80,7 +89,8 @@ def attempt(
     free = entry.minimum_norm and nearest
     asked = budget.model_copy(update={"eps": float("inf")}) if free else budget
     ledger = Ledger.empty(len(x), budget.queries)
-    oracle: LabelOracle = entry.access(prepared if entry.coarse else prepared.precise(), ledger)
+    prepared = prepared if entry.coarse else prepared.precise()
+    oracle: LabelOracle = entry.access(hooked(entry, prepared, hooks, x, seed), ledger)
     shards, device = torch.arange(len(x)).split(SHARD), prepared.target.device
     parts = []
     for i, part in enumerate(shards):
@@ -91,7 +101,18 @@ def attempt(
         )  # fmt: skip
         parts.append(candidates.to(x.device))
     x_adv = torch.cat(parts) if parts else x.clone()
-    return judge(prepared.target, x, x_adv, goal, budget, ledger, limit=asked.eps)
+    return judge(
+        prepared.target, x, x_adv, goal, budget, ledger, limit=asked.eps, answers=hooks.answers, seed=seed
+    )
+
+
+def hooked(entry: Entry, prepared: Prepared, hooks: Hooks, x: Tensor, seed: int) -> Prepared:
+    """Change how gradients are taken, for attacks that take any."""
+    if not issubclass(entry.access, GradientOracle):
+        return prepared
+    if hooks.bpda:
+        prepared = through(prepared, hooks.bpda, x[:TRIAL].to(prepared.target.device))
+    return eot(prepared, hooks.eot, seed=seed_of(seed, entry.id)) if hooks.eot > 1 else prepared
 
 
 def _refuse_without_access(entry: Entry, target: Classifier) -> None:
@@ -110,24 +131,52 @@ def judge(
     ledger: Ledger,
     *,
     limit: float | None = None,
+    answers: int = 1,
+    seed: int = 0,
 ) -> Attempt:
     """Measure candidates again: sizes, box and predictions from the tensors alone.
 
-    `limit` is the radius that the attack was told to keep, if it was another than the budget's.
+    `limit` is the radius that the attack was told to keep, if it was another than the budget's;
+    `answers` are taken of a target that answers at random, each with its own seed.
     """
     norms = size((x_adv - x).double(), budget.norm).to(x.dtype)
     room = budget.eps * (1 + 1e-6) + rounding(x, budget.norm)
     legal = x_adv.isfinite().flatten(1).all(1) & (x_adv.flatten(1).clamp(0, 1) == x_adv.flatten(1)).all(1)
-    logits = target.predict(x_adv)
-    reached = goal.reached(logits) & legal
+    seen = ask(target, x_adv, goal, answers, seed)
+    reached = seen.mostly & legal
     fooled = reached & (norms <= room)
     levels = eight_bit(x_adv, x, budget)
     near = size((levels - x).double(), budget.norm) <= room
-    rounded = goal.reached(target.predict(levels)) & fooled & near
-    lost = ~logits.isfinite().all(1)
+    rounded = ask(target, levels, goal, answers, seed).mostly & fooled & near
+    once = seen.once & legal & (norms <= room)
     told = budget.eps if limit is None else limit
     stray = ~legal | (norms > told * (1 + 1e-6) + rounding(x, budget.norm))
-    return Attempt(x_adv, logits.argmax(1), reached, fooled, rounded, norms, stray, lost, ledger)
+    return Attempt(x_adv, seen.label, reached, fooled, once, rounded, norms, stray, seen.lost, ledger)
+
+
+class Answers(NamedTuple):
+    """What a target says to n inputs in one or several answers; all tensors are (n,).
+
+    The goal is reached `mostly` in more than half of the answers, `once` in any. `label` is the most
+    frequent one, `lost` marks values that are no numbers.
+    """
+
+    mostly: Tensor
+    once: Tensor
+    label: Tensor
+    lost: Tensor
+
+
+def ask(target: Classifier, x: Tensor, goal: Goal, answers: int, seed: int) -> Answers:
+    """Ask a target several times, each time with its own seed; once, as things stand, for one answer."""
+    found = []
+    for i in range(answers):
+        with seeded(seed_of(seed, "answer", i), target.device) if answers > 1 else nullcontext():
+            found.append(target.predict(x))
+    logits = torch.stack(found)
+    hits = torch.stack([goal.reached(each) for each in found])
+    label = logits.argmax(2).mode(0).values
+    return Answers(hits.double().mean(0) > 0.5, hits.any(0), label, ~logits.isfinite().all(2).all(0))
 
 
 def eight_bit(x_adv: Tensor, x: Tensor, budget: Lp) -> Tensor:
@@ -149,16 +198,23 @@ def measure(entry: Entry, case: Case, bench: Bench, tick: Tick) -> Measured:
     samples, numbers = subset(bench.test, case.rows, case.seed)
     # a net that draws random numbers is right on the same rows in every case, and so in the baseline
     with seeded(seed_of(case.seed, "clean"), bench.target.device):
-        clean = bench.target.predict(samples.x).argmax(1) == samples.y
+        plain = ask(bench.target, samples.x, Misclassify(samples.y), case.hooks.answers, case.seed)
+    # an answer of NaN is no error that an adversary could take credit for, and not right either
+    clean = ~plain.mostly & (plain.label == samples.y)
     standing = clean & _standing_after(case, bench, len(samples))
     todo = standing.nonzero().flatten()
     x, y = samples.x[todo], samples.y[todo]
     found = attempt(
         entry, bench.prepared, x, Misclassify(y), case.budget,
-        params=case.params, numbers=numbers[todo], seed=case.seed, nearest=not case.after, tick=tick,
+        params=case.params, numbers=numbers[todo], seed=case.seed, nearest=not case.after, hooks=case.hooks,
+        tick=tick,
     )  # fmt: skip
     n = len(samples)
     metrics = _shares(clean, standing, todo, found, n)
+    always = standing & ~plain.once
+    always[todo[found.fooled_once]] = False
+    if case.hooks.answers > 1:
+        metrics["robust_accuracy_every_answer"] = share(int(always.sum()), n)
     baseline = _noise(case, bench, samples, numbers, clean)
     curve = None
     if entry.minimum_norm and not case.after:
@@ -172,7 +228,8 @@ def measure(entry: Entry, case: Case, bench: Bench, tick: Tick) -> Measured:
         curves={"accuracy_eps": curve} if curve else {},
         flags=_flags(case, found, metrics, baseline),
         spent=_spent(found.ledger),
-        tensors=_evidence(samples, numbers, clean, standing, todo, found),
+        tensors=_evidence(samples, numbers, clean, standing, todo, found)
+        | ({"always": always} if case.hooks.answers > 1 else {}),
     )
 
 
@@ -207,7 +264,7 @@ def _shares(clean: Tensor, standing: Tensor, todo: Tensor, found: Attempt, n: in
 def _noise(case: Case, bench: Bench, samples: Samples, numbers: Tensor, clean: Tensor) -> dict[str, Estimate]:
     """Attack the clean-correct rows with random noise of the same budget, as the baseline."""
     assert case.budget is not None
-    name = f"noise {case.budget.model_dump_json()} {case.rows} {case.seed}"
+    name = f"noise {case.budget.model_dump_json()} {case.rows} {case.seed} {case.hooks.answers}"
     if name not in bench.cache:
         todo = clean.nonzero().flatten()
         noise = find("evasion.random_noise")
@@ -216,6 +273,7 @@ def _noise(case: Case, bench: Bench, samples: Samples, numbers: Tensor, clean: T
             bench.cache[name] = attempt(
                 noise, bench.prepared, samples.x[todo], Misclassify(samples.y[todo]), case.budget,
                 params=noise.validate({}), numbers=numbers[todo], seed=case.seed,
+                hooks=Hooks(answers=case.hooks.answers),
             )  # fmt: skip
     found: Attempt = bench.cache[name]
     attacked, n = len(found.fooled), len(samples)
