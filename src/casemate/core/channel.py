@@ -165,8 +165,9 @@ def _photographed(x: Tensor, draws: Draws) -> Tensor:
 
     file = optics.rounded(255 * x) / 255
     file = file[:, None].expand(-1, n, *x.shape[1:]).flatten(0, 1)
-    # below half a level the slope of a power less than 1 is without bound
-    inked = file.clamp(min=0.5 / 255) ** each(draws.dot_gain)
+    # half a level above 0, where the slope of a power less than 1 has no bound; a clamp there would
+    # hide from the attack how to change what is black
+    inked = (0.5 / 255 + (1 - 0.5 / 255) * file) ** each(draws.dot_gain)
     paper = each(draws.black) + (each(draws.white) - each(draws.black)) * inked
     seen = optics.blur(optics.warp(paper, draws.corners.flatten(0, 1)), draws.blur.flatten())
     gain = draws.gain[..., :channels].reshape(-1, channels, 1, 1).to(x)

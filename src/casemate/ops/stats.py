@@ -90,3 +90,19 @@ def median(values: Sequence[float] | np.ndarray) -> Estimate:
     rank = int(_stats.binom.ppf(0.025, n, 0.5))  # 1-based; the interval is symmetric in the ranks
     low, high = (float(array[rank - 1]), float(array[n - rank])) if rank else (float("-inf"), float("inf"))
     return Estimate(float(np.median(array)), low, high, n)
+
+
+def mean_share(values: Sequence[float] | np.ndarray) -> Estimate:
+    """Estimate the mean of shares in [0, 1], one per independent row, with Wilson's interval.
+
+    Among all values in [0, 1] of a given mean, zeros and ones vary most, so the interval of a share
+    of as many rows is never too short, and does not vanish where all values are equal.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    n = len(array)
+    if n == 0:
+        return Estimate(float("nan"), 0.0, 1.0, 0)
+    p, z = float(array.mean()), float(_stats.norm.ppf(0.975))
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * float(np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)))
+    return Estimate(p, min(max(0.0, centre - half), p), max(min(1.0, centre + half), p), n)
