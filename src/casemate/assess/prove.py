@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from casemate.assess.bench import Bench, Measured
 from casemate.assess.case import Case
+from casemate.assess.exhibits import certified, exhibit
 from casemate.assess.families import judge_of
 from casemate.assess.progress import Progress, silent
 from casemate.assess.store import Store
@@ -27,7 +28,15 @@ from casemate.core.workers import Workers
 from casemate.ops.rng import generator, seed_of
 from casemate.ops.stats import Estimate
 from casemate.scenes import find
-from casemate.scenes.scene import Bar, DefenceScene, EvasionScene, Scene, TrainingScene
+from casemate.scenes.scene import (
+    Bar,
+    CertifiedScene,
+    DefenceScene,
+    EvasionScene,
+    ExhibitScene,
+    Scene,
+    TrainingScene,
+)
 
 
 class Number(BaseModel):
@@ -116,6 +125,10 @@ def _show(scene: Scene, entry: Entry, seed: int, pool: Workers, store: Store, pr
             return _evading(scene, entry, seed, pool, store, progress)
         case TrainingScene():
             return _training(scene, entry, seed, pool, store, progress)
+        case ExhibitScene():
+            return _exhibiting(scene, seed, pool, progress)
+        case CertifiedScene():
+            return _certifying(scene, entry, seed, pool, progress)
         case DefenceScene() if entry.family == "training":
             return _hardening(scene, entry, seed, pool, store, progress)
         case DefenceScene():
@@ -138,6 +151,29 @@ def _evading(
         bench = replace(bench, surrogate=Prepared(mean_logits(trained)))
     case = _case(entry, scene.params, scene.rows, seed, budget=scene.budget)
     return _numbers(judge_of(entry.family)(entry, case, bench, progress.step), scene.bar)
+
+
+def _exhibiting(scene: ExhibitScene, seed: int, pool: Workers, progress: Progress) -> Shown:
+    """Attack a defence that hides, naively and knowing it."""
+    shown = exhibit(scene, seed, pool, progress.step)
+    holds = meets(scene.bar, shown.adapted, shown.noise) and shown.naive.value <= scene.naive
+    return (
+        _number(f"accuracy; naive attack fools {100 * shown.naive.value:.1f}%", shown.clean),
+        _number(scene.bar.metric, shown.noise),
+        _number(scene.bar.metric, shown.adapted),
+        holds and shown.lost <= scene.price,
+    )
+
+
+def _certifying(scene: CertifiedScene, entry: Entry, seed: int, pool: Workers, progress: Progress) -> Shown:
+    """Certify models trained with and without noise, and attack what is certain."""
+    found = certified(scene, seed, pool, progress.step)
+    return (
+        _number(f"accuracy; certified rows broken: {found.broken}", found.clean),
+        _number(scene.bar.metric, found.without),
+        _number(scene.bar.metric, found.certified),
+        meets(scene.bar, found.certified, found.without) and found.broken == 0,
+    )
 
 
 def _training(

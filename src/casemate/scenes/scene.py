@@ -4,14 +4,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from torch import Tensor
+
 from casemate.builtin.data import fashion_mini
+from casemate.core.adaptive import Hooks
 from casemate.core.budget import Budget
 from casemate.core.data import Samples
 from casemate.core.recipe import Recipe
 from casemate.core.target import Classifier
-from casemate.core.threat import Lp
+from casemate.core.threat import Goal, Lp, Misclassify
 
 Source = Literal["paper", "ours"]
+PLAIN = Hooks()
 
 
 @dataclass(frozen=True)
@@ -96,4 +100,60 @@ class DefenceScene:
     source: Source = "ours"
 
 
-Scene = EvasionScene | TrainingScene | DefenceScene
+@dataclass(frozen=True)
+class ExhibitScene:
+    """A defence that hides, attacked as if it hid nothing and then by an attack that knows it.
+
+    The bar is on the share of rows that the adapted attack fools; the naive one may fool `naive` at most,
+    and the defence may cost `price` of the clean accuracy. The defended model is `target` behind the
+    serving defence `defence`, or one trained by `recipe` with that defence; `tuned` gives parameters that
+    are found on the target and training data. The naive attack is crafted on the `defended` model or on
+    the one without the defence. Goals say what counts and which loss is climbed.
+    """
+
+    title: str
+    bar: Bar
+    defence: str
+    budget: Lp
+    target: Callable[[], Classifier]
+    naive: float = 0.15
+    recipe: Callable[[], Recipe] | None = None
+    data: Callable[[], tuple[Samples, Samples]] = fashion_mini
+    params: Mapping[str, Any] = field(default_factory=dict)
+    tuned: Callable[[Classifier, Samples], Mapping[str, Any]] | None = None
+    attack: str = "evasion.pgd"
+    attack_params: Mapping[str, Any] = field(default_factory=dict)
+    naive_params: Mapping[str, Any] = field(default_factory=dict)
+    hooks: Hooks = PLAIN
+    defended: bool = True
+    goal: Callable[[Tensor], Goal] = Misclassify
+    naive_goal: Callable[[Tensor], Goal] = Misclassify
+    rows: int = 200
+    price: float = 0.1
+    source: Source = "ours"
+
+
+@dataclass(frozen=True)
+class CertifiedScene:
+    """A model trained with noise and smoothed: rows that are right for certain up to an l2 `radius`.
+
+    The baseline is the same without noise in training. An attack on the smoothed model must break no
+    row that is certain.
+    """
+
+    title: str
+    bar: Bar
+    recipe: Callable[[], Recipe]
+    radius: float
+    sigma: float
+    guesses: int = 100
+    draws: int = 1000
+    alpha: float = 0.001
+    data: Callable[[], tuple[Samples, Samples]] = fashion_mini
+    rows: int = 200
+    attacked: int = 40
+    params: Mapping[str, Any] = field(default_factory=dict)
+    source: Source = "ours"
+
+
+Scene = EvasionScene | TrainingScene | DefenceScene | ExhibitScene | CertifiedScene

@@ -1,5 +1,147 @@
-"""Scenes of serving defences: what stands between an input and the model."""
+"""Scenes of serving defences: those that hide beside the attack that breaks them, and one that stands."""
 
-from casemate.scenes.scene import Scene
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
-SCENES: dict[str, Scene] = {}
+from torch import Tensor, nn
+
+from casemate.builtin.target import fashion_cnn, recipe
+from casemate.core.adaptive import AUTO, Hooks
+from casemate.core.data import Samples
+from casemate.core.recipe import Recipe
+from casemate.core.target import Classifier
+from casemate.core.threat import Goal, Lp, Misclassify, WithLoss
+from casemate.defences.serving.detector import calibrate, evading
+from casemate.scenes.scene import Bar, CertifiedScene, ExhibitScene, Scene
+
+STEPS = {"steps": 40, "loss": "margin"}
+BROKEN = Bar("success_rate", at_least=0.6, gap=0.3)
+
+
+def linf(eps: float) -> Lp:
+    """Ball of the largest change of a value."""
+    return Lp(norm="linf", eps=eps)
+
+
+def literally(y: Tensor) -> Goal:
+    """Misclassify by cross-entropy as it is computed, which a sure model leaves without a slope."""
+    return WithLoss(Misclassify(y), _cross_entropy)
+
+
+def _cross_entropy(goal: Misclassify, logits: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(logits, goal.y, reduction="none")
+
+
+def longer() -> Recipe:
+    """Give the built-in net the passes that training with noise needs."""
+    return replace(recipe(), epochs=12)
+
+
+def five_percent(target: Classifier, train: Samples) -> Mapping[str, Any]:
+    """Threshold of the detector at 5% false alarms on training pictures."""
+    return {"threshold": calibrate(target, train.x[:2000], 0.05)}
+
+
+def _certain() -> CertifiedScene:
+    return CertifiedScene(
+        title="A net trained with noise and smoothed is right for certain up to l2 0.25",
+        bar=Bar("certified_accuracy", at_least=0.6, gap=0.2),
+        recipe=longer,
+        radius=0.25,
+        sigma=0.25,
+    )
+
+
+SCENES: dict[str, Scene] = {
+    "evasion.bpda": ExhibitScene(
+        title="Four levels stop PGD and not BPDA: every row within linf 0.2",
+        bar=Bar("success_rate", at_least=0.95, gap=0.5),
+        naive=0.1,
+        defence="serving.bit_depth",
+        target=fashion_cnn,
+        params={"levels": 4},
+        budget=linf(0.2),
+        attack="evasion.bpda",
+        naive_params=STEPS,
+    ),
+    "serving.bit_depth": ExhibitScene(
+        title="Four levels stop PGD and not BPDA, within linf 0.15",
+        bar=BROKEN,
+        defence="serving.bit_depth",
+        target=fashion_cnn,
+        params={"levels": 4},
+        budget=linf(0.15),
+        attack="evasion.bpda",
+        naive_params=STEPS,
+    ),
+    "serving.jpeg": ExhibitScene(
+        title="Compression stops PGD and not BPDA with a smooth rounding, within linf 0.1",
+        bar=BROKEN,
+        defence="serving.jpeg",
+        target=fashion_cnn,
+        budget=linf(0.1),
+        attack="evasion.bpda",
+        naive_params=STEPS,
+    ),
+    "serving.total_variation": ExhibitScene(
+        title="Redrawing at random stops PGD and not BPDA with EOT, within linf 0.15",
+        bar=BROKEN,
+        defence="serving.total_variation",
+        target=fashion_cnn,
+        budget=linf(0.15),
+        attack_params={"steps": 20, "loss": "margin"},
+        naive_params=STEPS,
+        hooks=Hooks(eot=10, bpda=(AUTO,), answers=11),
+        rows=100,
+    ),
+    "serving.random_resize": ExhibitScene(
+        title="Random sizes and places slow PGD down and not EOT, within linf 0.1",
+        bar=BROKEN,
+        defence="serving.random_resize",
+        target=fashion_cnn,
+        params={"smallest": 0.85},
+        budget=linf(0.1),
+        attack_params=STEPS,
+        naive_params=STEPS,
+        hooks=Hooks(eot=20, answers=11),
+        rows=100,
+        price=0.15,
+    ),
+    "training.thermometer": ExhibitScene(
+        title="A thermometer code stops PGD and not BPDA through ramps, within linf 0.15",
+        bar=BROKEN,
+        defence="training.thermometer",
+        target=fashion_cnn,
+        recipe=recipe,
+        budget=linf(0.15),
+        attack="evasion.bpda",
+        naive_params=STEPS,
+    ),
+    "training.distillation": ExhibitScene(
+        title="A distilled net leaves cross-entropy without a slope and margins as they were, within linf 0.1",
+        bar=BROKEN,
+        defence="training.distillation",
+        target=fashion_cnn,
+        recipe=recipe,
+        budget=linf(0.1),
+        attack_params=STEPS,
+        naive_params=STEPS,
+        naive_goal=literally,
+    ),
+    "serving.detector": ExhibitScene(
+        title="Squeezing detects PGD at 5% false alarms, and not an attack that fears it, within linf 0.1",
+        bar=BROKEN,
+        defence="serving.detector",
+        target=fashion_cnn,
+        tuned=five_percent,
+        budget=linf(0.1),
+        attack_params={"steps": 100},
+        naive_params=STEPS,
+        hooks=Hooks(bpda=(AUTO,)),
+        defended=False,
+        goal=evading,
+    ),
+    "serving.smoothing": _certain(),
+    "training.gaussian": _certain(),
+}
