@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Generator, Tensor, nn
@@ -32,6 +32,14 @@ class BatchLoss(Protocol):
         """Compute the mean loss of the batch."""
 
 
+@runtime_checkable
+class Scheduled(Protocol):
+    """A batch loss that changes in the course of a training."""
+
+    def at(self, progress: float, /) -> BatchLoss:
+        """Give the loss at `progress` in [0, 1)."""
+
+
 def cross_entropy(net: nn.Module, x: Tensor, y: Tensor, /, *, rng: Generator) -> Tensor:
     """Mean cross-entropy on the clean batch."""
     return nn.functional.cross_entropy(net(x), y)
@@ -43,8 +51,10 @@ class Recipe:
 
     `make` builds a fresh net that takes x as it is, in [0, 1]; `name` stands for it in the digest.
     Adam with a one-cycle learning rate up to `lr` and decoupled weight decay; `batch` rows a step;
-    `batch_loss` is what is minimised. To train in worker processes, `make` and `batch_loss` must be
-    picklable: functions of a module, partials of them or frozen dataclasses.
+    `batch_loss` is what is minimised. With `average` in (0, 1) the trained net has the running mean
+    of the weights, each step counting `average` times as much as the next. To train in worker
+    processes, `make` and `batch_loss` must be picklable: functions of a module, partials of them or
+    frozen dataclasses.
     """
 
     make: Callable[[], nn.Module]
@@ -54,6 +64,7 @@ class Recipe:
     lr: float = 2e-3
     weight_decay: float = 0.0
     batch_loss: BatchLoss = cross_entropy
+    average: float = 0.0
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch < 2 or not self.lr > 0 or self.weight_decay < 0:
@@ -61,6 +72,8 @@ class Recipe:
                 "A recipe needs epochs >= 1, batch >= 2, lr > 0 and weight_decay >= 0. Got "
                 f"epochs={self.epochs}, batch={self.batch}, lr={self.lr}, weight_decay={self.weight_decay}."
             )
+        if not 0 <= self.average < 1:
+            raise UsageError(f"The 'average' of a recipe must be in [0, 1). Got {self.average}.")
 
     def __call__(self, data: Samples, /, *, rng: Generator, tick: Tick = ignore) -> Classifier:
         """Train a fresh net on `data`: a function of the data and of `rng`, which advances.
@@ -83,7 +96,7 @@ class Recipe:
         return Classifier(net, classes, data.shape, device=data.x.device)
 
     def _fit(self, net: nn.Module, data: Samples, rng: Generator, tick: Tick) -> None:
-        trained = [p for p in net.parameters() if p.requires_grad]
+        trained: list[Tensor] = [p for p in net.parameters() if p.requires_grad]
         if not trained:
             raise UsageError(f"The net of '{self.name}' has no weights to train.")
         if data.x.dim() == 4:
@@ -91,21 +104,34 @@ class Recipe:
         optimizer = torch.optim.AdamW(trained, lr=self.lr, weight_decay=self.weight_decay, fused=True)
         rows, y = _laid_out(data.x), data.y
         step, total = 0, self.steps(len(data))
+        means = [p.detach().clone() for p in trained] if self.average else []
         net.train()
         for _ in range(self.epochs):
             order = torch.randperm(len(data), generator=rng).to(y.device)
             for part in order.split(_lengths(len(data), self.batch)):
                 for group in optimizer.param_groups:
                     group["lr"] = self.lr * one_cycle(step / total)
-                loss = self.batch_loss(net, rows(part), y[part], rng=rng)
+                loss = self._loss(step / total)(net, rows(part), y[part], rng=rng)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
                 step += 1
+                if means:
+                    # early on the mean of few steps is the better one than mostly the start
+                    keep = min(self.average, step / (step + 10))
+                    torch._foreach_lerp_(means, trained, 1 - keep)
                 if step % REPORT_EVERY == 0 or step == total:
                     tick(step, total, {"loss": loss.item()})
+        if means:
+            with torch.no_grad():
+                torch._foreach_copy_(trained, means)
+            _settle(net, rows, self.batch, len(data))
         if data.x.dim() == 4:
             net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+
+    def _loss(self, progress: float) -> BatchLoss:
+        loss = self.batch_loss
+        return loss.at(progress) if isinstance(loss, Scheduled) else loss
 
     def steps(self, n: int) -> int:
         """Count the optimiser's steps on n rows."""
@@ -120,8 +146,24 @@ class Recipe:
             self.lr,
             self.weight_decay,
             _identity(self.batch_loss),
+            *([self.average] if self.average else []),
         )
         return hashlib.sha256(repr(settings).encode()).hexdigest()
+
+
+def _settle(net: nn.Module, rows: Callable[[Tensor], Tensor], batch: int, n: int) -> None:
+    """Take batch statistics anew for averaged weights, which the ones from training do not fit."""
+    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    momenta = [m.momentum for m in norms]
+    for m in norms:
+        m.reset_running_stats()
+        m.momentum = None  # a plain mean over the batches
+    if norms:
+        with torch.no_grad():
+            for part in torch.arange(n).split(_lengths(n, batch)):
+                net(rows(part))
+    for m, momentum in zip(norms, momenta, strict=True):
+        m.momentum = momentum
 
 
 def one_cycle(progress: float) -> float:

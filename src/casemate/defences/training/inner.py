@@ -33,24 +33,33 @@ def climb(
 
 
 @contextmanager
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """Put a net in evaluation mode for the time being; modes that differ between layers come back."""
+    modes = {module: module.training for module in net.modules()}
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@contextmanager
 def still(net: nn.Module) -> Iterator[None]:
     """Keep a net from learning for the time being: evaluation mode and constant parameters.
 
     Batch statistics do not see the attack's steps, and no time goes into parameter gradients. All
     flags are put back afterwards, also those that differ between layers.
     """
-    modes = {module: module.training for module in net.modules()}
     learning = [p for p in net.parameters() if p.requires_grad]
-    net.eval()
     for p in learning:
         p.requires_grad_(False)
     try:
-        yield
+        with evaluating(net):
+            yield
     finally:
         for p in learning:
             p.requires_grad_(True)
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def step_length(step_size: float | None, eps: float, steps: int) -> float:
