@@ -1,7 +1,8 @@
 """All the kinds of budget there are: what an adversary may do to an input."""
 
+from casemate.core.pasting import Pasting
 from casemate.core.physical import Print, Sticker
 from casemate.core.threat import Lp
 
 # a union of frozen pydantic models that forbid extra fields, so that a stored one is read back as itself
-Budget = Lp | Print | Sticker
+Budget = Lp | Pasting | Print | Sticker

@@ -1,13 +1,15 @@
 """What each family's methods receive and return: the threat model in one signature each."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 from torch import Generator, Tensor
 
 from casemate.core.data import Poison, PoisonBudget, Samples, World
+from casemate.core.pasting import Pasting
 from casemate.core.physical import PhysicalBudget
 from casemate.core.recipe import Recipe
-from casemate.core.target import Classifier, LabelOracle, ScoreOracle
+from casemate.core.target import Classifier, GradientOracle, LabelOracle, ScoreOracle
 from casemate.core.threat import Goal, Lp
 from casemate.core.tick import Tick, ignore
 from casemate.ops.rng import RowGenerator
@@ -32,6 +34,29 @@ class EvasionAttack(Protocol):
         tick: Tick = ignore,
     ) -> Tensor:
         """Return candidates for x."""
+        ...
+
+
+class UniversalAttack(Protocol):
+    """Learn from rows x (N, *S) one change, or one network that makes it, for all inputs.
+
+    The result maps inputs never seen (M, *S) to candidates (M, *S), in the budget and in [0, 1],
+    without a look at the target. A row's candidate depends on no other row. For a `Pasting` budget it
+    is a `core.pasting.Patch`, whose places the harness chooses.
+    """
+
+    def __call__(
+        self,
+        oracle: GradientOracle,
+        x: Tensor,
+        goal: Goal,
+        budget: Lp | Pasting,
+        /,
+        *,
+        rng: Generator,
+        tick: Tick = ignore,
+    ) -> Callable[[Tensor], Tensor]:
+        """Return the map."""
         ...
 
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from types import ModuleType
-from typing import Any, Literal, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
+from annotated_types import Ge
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from casemate.core.errors import UnknownMethod, UsageError
@@ -109,13 +110,14 @@ def _register(
     coarse: bool = False,
     cost: Callable[[Any, int], Cost] | None = None,
     version: int = 1,
+    asked: Mapping[str, tuple[Any, Any, str]] | None = None,
 ) -> Callable[[F], F]:
     def keep(run: F) -> F:
         hints = get_type_hints(run, include_extras=True)
         first = next(iter(inspect.signature(run).parameters))
         summary, details, args = _docstring(run)
         entry = Entry(
-            family, run.__name__, run, hints[first], _params(run, hints, args), papers, norms,
+            family, run.__name__, run, hints[first], _params(run, hints, args, asked or {}), papers, norms,
             known_as, minimum_norm, coarse, cost, version, summary, details, run.__module__,
         )  # fmt: skip
         known = _ENTRIES.get(entry.id)
@@ -168,7 +170,46 @@ def _plain(family: Family) -> Callable[..., Callable[[F], F]]:
     return decorator
 
 
-universal = _plain("universal")
+Wish = Literal["any class but its own", "either", "one class"]
+_TARGETS: dict[Wish, tuple[Any, Any, str]] = {
+    "either": (
+        Annotated[int, Ge(0)] | None, None,
+        "class that the adversary wants every input to be given, in 0 .. K - 1; None means any but its own.",
+    ),
+    "one class": (
+        Annotated[int, Ge(0)], 0,
+        "class that the adversary wants every input to be given, in 0 .. K - 1.",
+    ),
+}  # fmt: skip
+
+
+def universal(
+    *,
+    papers: tuple[Paper, ...],
+    norms: tuple[Norm, ...] = (),
+    known_as: tuple[str, ...] = (),
+    wish: Wish = "either",
+    version: int = 1,
+) -> Callable[[F], F]:
+    """Register a universal attack (see `core.forms.UniversalAttack`).
+
+    Args:
+        papers: its sources, the defining one first.
+        norms: norms of the balls it accepts; none where its budget is another one.
+        known_as: other names in the literature.
+        wish: the goals it can pursue. Where a class can be named, the entry has a parameter `target`
+            besides those of the function: the harness reads it and makes the goal from it.
+        version: raised when a change alters results, so that stored ones are not reused.
+
+    Returns:
+        A decorator that registers a function and returns it unchanged.
+    """
+    asked = {"target": _TARGETS[wish]} if wish in _TARGETS else {}
+    return _register(
+        "universal", papers=papers, norms=norms, known_as=known_as, version=version, asked=asked
+    )
+
+
 semantic = _plain("semantic")
 physical = _plain("physical")
 malware = _plain("malware")
@@ -181,8 +222,17 @@ screening = _plain("screening")
 repair = _plain("repair")
 
 
-def _params(run: Callable[..., Any], hints: Mapping[str, Any], args: Mapping[str, str]) -> type[BaseModel]:
-    fields: dict[str, Any] = {}
+def _params(
+    run: Callable[..., Any],
+    hints: Mapping[str, Any],
+    args: Mapping[str, str],
+    asked: Mapping[str, tuple[Any, Any, str]],
+) -> type[BaseModel]:
+    """Make the model of a method's settings; `asked` are those that the harness reads for it."""
+    fields: dict[str, Any] = {
+        name: (kind, Field(default=default, description=text))
+        for name, (kind, default, text) in asked.items()
+    }
     for name, parameter in inspect.signature(run).parameters.items():
         if parameter.kind is parameter.KEYWORD_ONLY and name not in HARNESS:
             default = ... if parameter.default is parameter.empty else parameter.default
