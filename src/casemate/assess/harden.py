@@ -110,7 +110,8 @@ def _ball(falling: Sequence[Threat], shape: tuple[int, ...]) -> Lp | None:
     """Ball to train for: that of the falling linf threat, or else of another one."""
     norms = find("evasion.pgd").norms
     threats = [t for t in falling if t.family == "evasion" and t.norm in norms]
-    return min(threats, key=lambda t: t.norm != "linf").budget(shape) if threats else None
+    ball = min(threats, key=lambda t: t.norm != "linf").budget(shape) if threats else None
+    return ball if isinstance(ball, Lp) else None
 
 
 def _behind(

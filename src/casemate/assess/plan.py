@@ -9,8 +9,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from casemate.assess.result import Requirement
 from casemate.core.adaptive import Hooks
+from casemate.core.budget import Budget
 from casemate.core.data import PoisonBudget
 from casemate.core.errors import UsageError
+from casemate.core.physical import Print, Sticker
 from casemate.core.registry import find
 from casemate.core.threat import Lp, parse_eps
 from casemate.ops.norms import Norm
@@ -33,7 +35,8 @@ class Ask(BaseModel):
 class Threat(BaseModel):
     """One question: attacks of a family that share a budget, and the requirement they test.
 
-    `eps` is in units of x, or "auto" for the field's customary radius on such data. With `chain`
+    `eps` is in units of x, or "auto" for the field's customary radius on such data; a physical threat
+    with an `area`, a share of the pixels, is one of stickers instead. With `chain`
     each attack gets only the rows that the ones before it left standing. `rates` are shares of
     the training rows. `eot` draws of the target's randomness are averaged in each gradient, and
     gradients go round the layers that `bpda` names by patterns, "auto" for those found to stop them;
@@ -49,6 +52,7 @@ class Threat(BaseModel):
     attacks: tuple[Ask, ...]
     norm: Norm = "linf"
     eps: float | str = "auto"
+    area: float | None = Field(default=None, gt=0, le=1)
     queries: int | None = Field(default=None, ge=1)
     rates: tuple[float, ...] = ()
     repeats: int = Field(default=3, ge=1)
@@ -65,12 +69,18 @@ class Threat(BaseModel):
         said: dict[str, Any] = {"eot": next(n for n in draws if n is not None)}
         return found.model_copy(update={**said, "bpda": next(p for p in layers if p is not None)})
 
-    def budget(self, shape: tuple[int, ...]) -> Lp | None:
-        """Ball of an evasion threat for inputs of this shape; None for other families."""
-        if self.family != "evasion":
-            return None
+    def budget(self, shape: tuple[int, ...]) -> Budget | None:
+        """Budget of a threat to inputs of this shape; None for families that change training data."""
         eps = customary_eps(self.norm, shape) if self.eps == "auto" else parse_eps(self.eps)
-        return Lp(norm=self.norm, eps=eps, queries=self.queries)
+        match self.family:
+            case "evasion":
+                return Lp(norm=self.norm, eps=eps, queries=self.queries)
+            case "physical" if self.area is not None:
+                return Sticker(area=self.area)
+            case "physical":
+                return Print.model_validate({"norm": self.norm, "eps": eps})
+            case _:
+                return None
 
 
 class Plan(BaseModel):
@@ -125,6 +135,7 @@ ENSEMBLES = {"autoattack": AUTOATTACK}
 # what may be required of each family, and on which side of the bound the target is safe
 METRICS: dict[str, dict[str, Literal["at_least", "at_most"]]] = {
     "evasion": {"robust_accuracy": "at_least"},
+    "physical": {"robust_accuracy": "at_least", "success_rate": "at_most"},
     "poisoning": {"accuracy_drop": "at_most", "accuracy": "at_least"},
     "backdoor": {"attack_success": "at_most", "accuracy": "at_least"},
     "membership": {"tpr_at_1pct_fpr": "at_most", "tpr_at_01pct_fpr": "at_most", "auc": "at_most"},
@@ -172,6 +183,16 @@ def _labels_only(attacks: tuple[Ask, ...], **settings: Any) -> Threat:
         id="evasion-labels", family="evasion", norm="l2", attacks=attacks,
         title="An adversary who sees only decisions",
         question="Can the model be fooled by somebody who only asks it?",
+        require=Requirement(metric="robust_accuracy", at_least=0.5), **settings,
+    )  # fmt: skip
+
+
+def _print(**settings: Any) -> Threat:
+    eot = Ask(method="physical.eot", params={"steps": 40, "draws": 10})
+    return Threat(
+        id="physical-print", family="physical", norm="linf", attacks=(Ask(method="physical.printed"), eot),
+        title="Pictures that are printed and photographed",
+        question="Can a picture be changed so that the model errs on photographs of its print?",
         require=Requirement(metric="robust_accuracy", at_least=0.5), **settings,
     )  # fmt: skip
 
@@ -235,6 +256,7 @@ def _standard() -> Plan:
             _linf(linf, rows=500),
             _l2((*l2, Ask(method="evasion.carlini_wagner")), rows=500),
             _labels_only((Ask(method="evasion.hop_skip_jump"),), rows=100, queries=2500),
+            _print(rows=100),
             _backdoor((0.002, 0.005, 0.01, 0.03), repeats=3),
             _poison((0.1, 0.2, 0.4), repeats=3),
             _membership(16, rows=2000),
@@ -317,7 +339,7 @@ def check(plan: Plan) -> None:
             raise UsageError(f"The threat '{threat.id}' needs 'rates', shares of the training rows.")
         for rate in threat.rates:
             PoisonBudget(rate)
-        if threat.family == "evasion":
+        if threat.family in ("evasion", "physical"):
             threat.budget((1, 28, 28))
 
 

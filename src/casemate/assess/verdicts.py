@@ -13,6 +13,7 @@ from casemate.core.threat import Lp, format_eps
 from casemate.ops.stats import Estimate
 
 FEW_ROWS = 50
+TRAINED = ("poisoning", "backdoor", "membership")  # families that train models like the target
 
 
 def draw(
@@ -40,7 +41,8 @@ def draw(
         measured, strict, more = _worst_rows(done, store)
         flags += more
     else:
-        flags += [f for f in checks if f.code == "surrogate-recipe"]
+        finished = threat.family not in TRAINED
+        flags += [f for f in checks if (f.code != "surrogate-recipe") == finished]
         worst = _worst_result(threat, done)
         measured = worst.metrics.get(threat.require.metric) if worst else None
     flags += _too_few(threat, measured)
@@ -169,10 +171,12 @@ def _curves(threat: Threat, done: Sequence[Result]) -> dict[str, Curve]:
 
 def describe_budget(threat: Threat, shape: tuple[int, ...]) -> str:
     """Write what the adversary may spend, as people read it."""
-    budget: Lp | None = threat.budget(shape)
-    if budget is not None:
+    budget = threat.budget(shape)
+    if isinstance(budget, Lp):
         asked = f", {budget.queries} queries" if budget.queries else ""
         return f"{budget.norm} {format_eps(budget.eps)}{asked}"
+    if budget is not None:
+        return str(budget)
     if threat.rates:
         return ", ".join(f"{100 * rate:g}%" for rate in threat.rates) + " of the training rows"
     return ""

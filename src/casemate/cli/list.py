@@ -20,7 +20,10 @@ ACCESS = {
 
 def command(
     family: Annotated[
-        Literal["evasion", "poisoning", "backdoor", "membership", "training", "screening", "repair"] | None,
+        Literal[
+            "evasion", "physical", "poisoning", "backdoor", "membership", "training", "screening", "repair"
+        ]
+        | None,
         typer.Argument(help="Only methods of this family."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

@@ -11,12 +11,14 @@ if TYPE_CHECKING:
 # which kinds of defence answer which kind of attack
 ANSWERS = {
     "evasion": ("training",),
+    "physical": ("training",),
     "poisoning": ("screening",),
     "backdoor": ("screening", "repair"),
     "membership": (),
 }
 THREATS = {
     "evasion": "The adversary changes an input, within a budget, so that the model errs on it.",
+    "physical": "The adversary changes a picture so that the model errs on photographs of its print.",
     "poisoning": "The adversary changes a share of the training rows, so that the trained model errs.",
     "backdoor": "The adversary changes a share of the training rows, so that inputs with a trigger get the class they want.",
     "membership": "The adversary asks the model about a record, to find out whether it was trained on.",

@@ -6,7 +6,7 @@ from itertools import islice
 import numpy as np
 
 from casemate.assess.result import Curve, Result, Verdict
-from casemate.core.threat import format_eps
+from casemate.core.threat import Lp, format_eps
 from casemate.report import words
 from casemate.report.model import Chart, Line
 
@@ -22,7 +22,8 @@ def charts(
     groups: dict[tuple[str, str, str, str], list[tuple[Result, Curve]]] = {}
     for result in results:
         for name, curve in result.curves.items():
-            norm = result.case.budget.norm if result.case.budget else ""
+            budget = result.case.budget
+            norm = budget.norm if isinstance(budget, Lp) else ""
             groups.setdefault((name, norm, curve.x_label, curve.y_label), []).append((result, curve))
     found = [
         chart
@@ -43,7 +44,9 @@ def _chart(name: str, norm: str, group: Sequence[tuple[Result, Curve]], names: M
     rows = _table(name, norm, lines, curve)
     x_unit, y_unit = _units(name, curve)
     budget = first.case.budget
-    mark = budget.eps if budget and name == "accuracy_eps" and np.isfinite(budget.eps) else None
+    mark = (
+        budget.eps if isinstance(budget, Lp) and name == "accuracy_eps" and np.isfinite(budget.eps) else None
+    )
     return Chart(
         id="",
         family=first.case.family,

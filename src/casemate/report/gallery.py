@@ -12,7 +12,8 @@ from safetensors import SafetensorError, safe_open
 from casemate.assess.case import Case
 from casemate.assess.result import Result
 from casemate.assess.store import Store
-from casemate.core.threat import format_eps
+from casemate.core.physical import Print
+from casemate.core.threat import Lp, format_eps
 from casemate.ops import norms
 from casemate.report import words
 from casemate.report.model import Gallery, Picture
@@ -25,6 +26,7 @@ NICE = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 FIELDS = ("gallery_x", "gallery_adv", "gallery_y", "gallery_pred")
 LABELS = {
     "evasion": ("clean", "adversarial"),
+    "physical": ("clean", "to be printed"),
     "poisoning": ("original", "poisoned"),
     "backdoor": ("original", "with trigger"),
 }
@@ -179,7 +181,7 @@ def _told(
     else:
         after = f"read as {given}" if changed else f"still read as {given}"
     size = ""
-    if case.budget is not None:
+    if isinstance(case.budget, Lp | Print):
         norm = case.budget.norm
         moved = float(norms.size(torch.from_numpy(change[i : i + 1]), norm))
         level = round(255 * moved) / 255

@@ -50,6 +50,11 @@ TERMS = (
         "out of 255). L2: the straight-line distance. L1: the sum of all changes. L0: how many positions change.",
         ("evasion",),
     ),
+    Term(
+        "Destruction rate",
+        "The share of pictures that fool as files, but no longer once they were printed and photographed.",
+        ("physical",),
+    ),
     Term("White box, black box", "Whether the adversary knows the model's weights, or can only ask it."),
     Term("Query", "One question to the model. Attacks that need many are easier to notice.", ("evasion",)),
     Term("Poisoning", "Changing part of the training data so that the trained model is worse.", POISONS),

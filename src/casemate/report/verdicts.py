@@ -11,7 +11,7 @@ from casemate.report.model import Answer, Left, Number, Tried, VerdictView
 
 ORDER: tuple[Outcome, ...] = ("falls", "inconclusive", "not_tested", "holds")
 QUESTIONS = (
-    ("Can it be fooled", ("evasion",)),
+    ("Can it be fooled", ("evasion", "physical")),
     ("Can it be poisoned", ("poisoning", "backdoor")),
     ("Does it leak", ("membership",)),
 )
@@ -134,7 +134,7 @@ def _budget(verdict: Verdict, results: Mapping[str, Result]) -> str:
     """Write the budget; from the cases where they agree, for they have it exactly."""
     balls = {r.case.budget for key in verdict.tried if (r := results.get(key)) and r.case.budget}
     if len(balls) == 1:
-        return words.ball(balls.pop())
+        return words.spending(balls.pop())
     for norm, name in words.NORMS.items():
         if verdict.budget.startswith(norm):
             return name + verdict.budget.removeprefix(norm)

@@ -7,6 +7,7 @@ from typing import Literal
 
 from casemate.assess.case import Case
 from casemate.assess.result import Outcome
+from casemate.core.budget import Budget
 from casemate.core.threat import Lp, format_eps
 from casemate.ops.stats import Estimate
 
@@ -42,6 +43,17 @@ METRICS = {
         safer="high",
     ),
     "success_rate": Metric("Inputs fooled", "of the correctly classified inputs are fooled"),
+    "digital_success_rate": Metric(
+        "Files that fool", "of the correctly classified inputs are fooled by the file, before it is printed"
+    ),
+    "destruction_rate": Metric(
+        "Destruction rate", "of what the files achieve is undone by printing and photographing", safer="high"
+    ),
+    "success_undone": Metric(
+        "Success that the camera undoes",
+        "of the correctly classified inputs are fooled by the file and not by its photograph",
+        safer="high",
+    ),
     "median_norm": Metric("Median size of the change", "is the median change that fools", "plain", "high"),
     "accuracy_drop": Metric("Accuracy lost", "of accuracy are lost to the poison", "points"),
     "attack_success": Metric(
@@ -137,10 +149,15 @@ def duration(seconds: float) -> str:
 def budget(case: Case) -> str:
     """Write what the adversary of a case may spend."""
     if case.budget is not None:
-        return ball(case.budget)
+        return spending(case.budget)
     if case.rate is not None:
         return f"may change {100 * case.rate:g}% of the training rows"
     return ""
+
+
+def spending(budget: Budget) -> str:
+    """Write a budget of any kind."""
+    return ball(budget) if isinstance(budget, Lp) else str(budget)
 
 
 def ball(lp: Lp) -> str:

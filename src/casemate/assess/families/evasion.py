@@ -193,7 +193,7 @@ def eight_bit(x_adv: Tensor, x: Tensor, budget: Lp) -> Tensor:
 
 def measure(entry: Entry, case: Case, bench: Bench, tick: Tick) -> Measured:
     """Attack the first rows of the test data that earlier cases left standing."""
-    if case.budget is None:
+    if not isinstance(case.budget, Lp):
         raise NotApplicable("an evasion case needs a budget")
     samples, numbers = subset(bench.test, case.rows, case.seed)
     # a net that draws random numbers is right on the same rows in every case, and so in the baseline
@@ -263,7 +263,7 @@ def _shares(clean: Tensor, standing: Tensor, todo: Tensor, found: Attempt, n: in
 
 def _noise(case: Case, bench: Bench, samples: Samples, numbers: Tensor, clean: Tensor) -> dict[str, Estimate]:
     """Attack the clean-correct rows with random noise of the same budget, as the baseline."""
-    assert case.budget is not None
+    assert isinstance(case.budget, Lp)
     name = f"noise {case.budget.model_dump_json()} {case.rows} {case.seed} {case.hooks.answers}"
     if name not in bench.cache:
         todo = clean.nonzero().flatten()
