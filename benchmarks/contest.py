@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ class Counted(nn.Module):
 class Task:
     """What everybody attacks: net, images x (N, C, H, W) in [0, 1], their classes, and the ball.
 
-    An infinite `eps` asks for the nearest example.
+    An infinite `eps` asks for the nearest example. Each turn has another `seed`.
     """
 
     title: str
@@ -46,6 +46,7 @@ class Task:
     y: Tensor
     norm: str
     eps: float = math.inf
+    seed: int = 0
 
 
 # (counted net, task) -> candidates (N, C, H, W); raises ImportError where the library is missing
@@ -62,7 +63,11 @@ class Entrant:
 
 @dataclass
 class Score:
-    """What an entrant needed and achieved; `fooled` (N,) bool as the judge sees it."""
+    """What an entrant needed and achieved, as the judge sees it.
+
+    `fooled` (N,) bool and `sizes` (N,) are those of the first turn, `stood` the share of images still
+    right after each.
+    """
 
     name: str
     seconds: float = math.inf
@@ -71,12 +76,13 @@ class Score:
     backwards: float = 0.0
     fooled: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
     sizes: Tensor = field(default_factory=lambda: torch.zeros(0))
+    stood: list[float] = field(default_factory=list)
     skipped: str = ""
 
     @property
     def standing(self) -> float:
-        """Share of the images that the net still gets right."""
-        return 1 - self.fooled.double().mean().item()
+        """Share of the images that the net still gets right, mean over the turns."""
+        return sum(self.stood) / len(self.stood) if self.stood else math.nan
 
     @property
     def median(self) -> float:
@@ -97,7 +103,7 @@ def contest(task: Task, entrants: Sequence[Entrant], repeats: int) -> list[Score
         # another order each time, so that nobody always runs in a warm or a throttled machine
         for i in _rotated(len(entrants), turn):
             if not scores[i].skipped:
-                _run(entrants[i], task, scores[i])
+                _run(entrants[i], replace(task, seed=turn), scores[i])
     for score in scores:
         alone = max(0.0, score.forwards - score.backwards)
         score.floor = len(task.x) * (alone * forward + score.backwards * both)
@@ -110,8 +116,8 @@ def _rotated(n: int, turn: int) -> list[int]:
 
 def _run(entrant: Entrant, task: Task, score: Score) -> None:
     net = Counted(task.net).eval()
-    torch.manual_seed(0)
-    np.random.seed(0)  # noqa: NPY002 - what peers draw from
+    torch.manual_seed(task.seed)
+    np.random.seed(task.seed)  # noqa: NPY002 - what peers draw from
     try:
         start = time.process_time()
         x_adv = entrant.run(net, task)
@@ -124,7 +130,10 @@ def _run(entrant: Entrant, task: Task, score: Score) -> None:
         return
     score.seconds = min(score.seconds, seconds)
     score.forwards, score.backwards = net.forwards / len(task.x), net.backwards / len(task.x)
-    score.fooled, score.sizes = judge(task, x_adv.detach())
+    fooled, sizes = judge(task, x_adv.detach())
+    score.stood.append(1 - fooled.double().mean().item())
+    if not len(score.fooled):
+        score.fooled, score.sizes = fooled, sizes
 
 
 def judge(task: Task, x_adv: Tensor) -> tuple[Tensor, Tensor]:

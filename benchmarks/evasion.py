@@ -104,8 +104,8 @@ def pgd(sizes: Sizes) -> list[Round]:
     alpha = 2.5 * EPS / sizes.steps
     asks = [Ask(method="evasion.pgd", params={"steps": sizes.steps, "step_size": alpha})]
     entrants = [
-        Entrant("casemate", ours(asks)),
-        Entrant("casemate, bfloat16 gradients", ours(asks, bfloat16=True)),
+        Entrant("casemate", ours(asks, bfloat16=True)),
+        Entrant("casemate, float32 gradients", ours(asks)),
         Entrant("torchattacks", peers.torchattacks_pgd(sizes.steps, alpha)),
         Entrant("Foolbox", peers.foolbox_pgd(sizes.steps, alpha)),
         Entrant("CleverHans", peers.cleverhans_pgd(sizes.steps, alpha)),
@@ -154,7 +154,7 @@ def nearest(sizes: Sizes) -> list[Round]:
         _as_near(rounds[-1])
         searches, steps = sizes.searches, sizes.l2_steps
         task = replace(task, title=task.title.replace("DDN,", f"Carlini-Wagner, {searches} searches of"))
-        settings = {"binary_search_steps": searches, "steps": steps, "lr": 0.01}
+        settings = {"searches": searches, "steps": steps}
         entrants = [
             Entrant("casemate", ours([Ask(method="evasion.carlini_wagner", params=settings)])),
             Entrant("CleverHans", peers.cleverhans_cw(searches, steps, 0.01)),
@@ -171,7 +171,6 @@ def autoattack(sizes: Sizes) -> list[Round]:
     task = _task(f"AutoAttack, linf {EPS}", "robust", sizes.few)
     entrants = [
         Entrant("casemate", ours(asks, compiled=True)),
-        Entrant("casemate, bfloat16 gradients", ours(asks, compiled=True, bfloat16=True)),
         Entrant("AutoAttack's own", peers.official_autoattack(steps, queries)),
     ]
     result = Round(task, contest(task, entrants, sizes.repeats))

@@ -36,7 +36,7 @@ def ours(asks: Sequence[Ask], *, compiled: bool = False, bfloat16: bool = False)
             for rows in todo.split(BATCH):
                 found = attempt(
                     find(ask.method), prepared, task.x[rows], Misclassify(task.y[rows]), budget,
-                    params=find(ask.method).validate(ask.params), numbers=rows, seed=0,
+                    params=find(ask.method).validate(ask.params), numbers=rows, seed=task.seed,
                     nearest=math.isinf(task.eps),
                 )  # fmt: skip
                 net.forwards += int(found.ledger.queries.sum())

@@ -121,7 +121,13 @@ def official_square(queries: int) -> Run:
         from autoattack.square import SquareAttack
 
         attack = SquareAttack(
-            net, n_queries=queries, eps=task.eps, norm="Linf", seed=0, device="cpu", resc_schedule=True
+            net,
+            n_queries=queries,
+            eps=task.eps,
+            norm="Linf",
+            seed=task.seed,
+            device="cpu",
+            resc_schedule=True,
         )
         with torch.no_grad():
             return _batches(attack.perturb, task)
