@@ -21,7 +21,7 @@ from casemate.ops.norms import Norm
 
 F = TypeVar("F", bound=Callable[..., Any])
 Family = Literal[
-    "evasion", "universal", "semantic", "physical", "malware", "poisoning", "backdoor", "membership",
+    "evasion", "universal", "semantic", "physical", "malware", "poisoning", "targeted", "backdoor", "membership",
     "training", "serving", "screening", "repair",
 ]  # fmt: skip
 # what the harness passes; everything else that is keyword-only is a parameter of the method
@@ -214,6 +214,7 @@ semantic = _plain("semantic")
 physical = _plain("physical")
 malware = _plain("malware")
 poisoning = _plain("poisoning")
+targeted = _plain("targeted")
 backdoor = _plain("backdoor")
 membership = _plain("membership")
 training = _plain("training")

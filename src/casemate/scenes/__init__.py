@@ -12,7 +12,8 @@ from casemate.core.registry import find as find_method
 from casemate.scenes.scene import Scene
 
 MODULES = (
-    "evasion", "transfer", "universal", "semantic", "physical", "malware", "poisoning", "membership",
+    "evasion", "transfer", "universal", "semantic", "physical", "malware", "poisoning", "targeted", "backdoors",
+    "membership",
     "defences", "serving",
 )  # fmt: skip
 

@@ -16,6 +16,7 @@ from casemate.core.recipe import Recipe
 from casemate.core.registry import Entry, find
 from casemate.core.target import Classifier
 from casemate.core.tick import Tick
+from casemate.core.workshop import Workshop
 from casemate.ops.differences import paired_shares
 from casemate.ops.rng import generator, seed_of
 from casemate.ops.stats import Estimate, mean, share
@@ -62,8 +63,9 @@ def _train(
 ) -> Victims:
     """Train clean, poisoned and thinned victims; clean ones are shared by the cases of a run."""
     seeds = [seed_of(case.seed, "victim", r) for r in range(case.repeats)]
+    known = train if entry.access is Samples else workshop(case, bench, recipe, train, tick)
     poisons = [
-        entry.run(train, budget, rng=generator(case.seed, entry.id, f"{case.rate:g}", r), **case.params)
+        entry.run(known, budget, rng=generator(case.seed, entry.id, f"{case.rate:g}", r), **case.params)
         for r in range(case.repeats)
     ]
     jobs: dict[str, tuple[Recipe, Samples, int]] = {}
@@ -85,6 +87,20 @@ def _train(
             del bench.cache[name]
     defended = _defended(case, bench, recipe, poisoned, poisons, train, seeds, tick)
     return Victims(clean, defended, thinned, poisons)
+
+
+def workshop(case: Case, bench: Bench, recipe: Recipe, train: Samples, tick: Tick) -> Workshop:
+    """Set up what a poisoner crafts with; surrogates are shared by the cases of a run."""
+
+    def surrogates(count: int) -> list[Classifier]:
+        seeds = [seed_of(case.seed, "surrogate", i) for i in range(count)]
+        names = [f"surrogate {recipe.digest()} {case.data} {seed}" for seed in seeds]
+        missing = [(name, seed) for name, seed in zip(names, seeds, strict=True) if name not in bench.cache]
+        models = bench.train_many([(recipe, train, seed) for _, seed in missing], tick=tick)
+        bench.cache.update({name: model for (name, _), model in zip(missing, models, strict=True)})
+        return [bench.cache[name] for name in names]
+
+    return Workshop(train, recipe, surrogates)
 
 
 def _defended(

@@ -1,0 +1,1 @@
+"""Poisons that make a model err on inputs that the adversary has chosen."""

@@ -1,0 +1,54 @@
+"""What a poisoner has to craft with."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from casemate.core.data import Poison, Samples
+from casemate.core.recipe import Recipe
+from casemate.core.target import Classifier
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Training data like the victim's and models of the adversary's own, never the victim itself.
+
+    Args:
+        clean: the training set whose rows may be changed.
+        recipe: how the adversary believes that the victim is trained.
+        surrogates: count -> models of that recipe trained on `clean`, with seeds of their own. They
+            are trained side by side and kept for the next attack that asks.
+    """
+
+    clean: Samples
+    recipe: Recipe
+    surrogates: Callable[[int], Sequence[Classifier]]
+
+
+@dataclass(frozen=True)
+class Aims:
+    """What a targeted poisoner wants: each of x (T, *S), whose class is y (T,), to be given `wish` (T,)."""
+
+    x: Tensor
+    y: Tensor
+    wish: Tensor
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+@dataclass(frozen=True)
+class Trojan:
+    """A model with a hidden behaviour, for whoever supplies models instead of data.
+
+    Inputs that `trigger` marks are given class `target`.
+    """
+
+    model: Classifier
+    trigger: Callable[[Tensor], Tensor]
+    target: int
+
+
+# one poison per aim, crafted side by side; each is tried on a victim of its own
+Poisons = Sequence[Poison]

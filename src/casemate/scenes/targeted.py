@@ -1,0 +1,5 @@
+"""Scenes of targeted poisoning."""
+
+from casemate.scenes.scene import Scene
+
+SCENES: dict[str, Scene] = {}
