@@ -1,0 +1,162 @@
+"""Gradients for examples that are to fool a model never seen: taken over altered copies, or smoothed.
+
+Iterative attacks differ in what they do with a gradient; these ways of taking one combine with each of
+them and with one another:
+
+    di  (Xie et al. 2019)   the picture, made smaller and put at a random place, at times
+    si  (Lin et al. 2020)   the picture at 1, 1/2, 1/4 ... of its brightness
+    ti  (Dong et al. 2019)  a gradient blurred, as if it were the mean over shifted pictures
+"""
+
+from collections.abc import Callable
+from typing import Annotated, NamedTuple
+
+import torch
+from pydantic import AfterValidator
+from torch import Tensor
+
+from casemate.core.errors import NotApplicable
+from casemate.core.target import GradientOracle
+from casemate.core.threat import Goal, Loss
+from casemate.ops.rng import RowGenerator
+
+PROBABILITY, SMALLEST, KERNEL, COPIES = 0.5, 0.85, 7, 5
+
+Look = Callable[[Tensor, RowGenerator], list[Tensor]]
+Blur = Callable[[Tensor], Tensor]
+
+
+class Sight(NamedTuple):
+    """Ways of taking a gradient: `looks` alter the input, one copy into several; `blurs` alter the gradient."""
+
+    looks: tuple[Look, ...] = ()
+    blurs: tuple[Blur, ...] = ()
+
+
+def _known(names: str) -> str:
+    said = [name.strip() for name in names.split(",")] if names else []
+    if len(set(said)) < len(said) or not set(said) <= {"di", "si", "ti"}:
+        raise ValueError("must be some of di, si, ti between commas, each at most once")
+    return ",".join(said)
+
+
+# names of ways between commas, such as "di,ti"; "" for the plain gradient
+Views = Annotated[str, AfterValidator(_known)]
+
+
+def sight(views: str, own: Sight | None = None) -> Sight:
+    """Give the ways that are named, with their customary settings, after a method's own way."""
+    looks, blurs = own or Sight()
+    for name in views.split(",") if views else []:
+        match name:
+            case "di":
+                looks += (diverse(PROBABILITY, SMALLEST),)
+            case "si":
+                looks += (scaled(COPIES),)
+            case "ti":
+                blurs += (blurred(KERNEL),)
+    return Sight(looks, blurs)
+
+
+def passes(views: str) -> int:
+    """Count the passes that one gradient costs."""
+    return COPIES if "si" in views else 1
+
+
+def gradient(
+    oracle: GradientOracle, x: Tensor, goal: Goal, loss: Loss, rng: RowGenerator, seen: Sight
+) -> tuple[Tensor, Tensor]:
+    """Take the gradient of the goal's loss at x (N, *S) as it is `seen`.
+
+    Returns:
+        The mean loss over the copies (N,), and its gradient (N, *S).
+    """
+    z = x.detach().requires_grad_()
+    with torch.enable_grad():
+        copies = [z]
+        for look in seen.looks:
+            copies = [copy for part in copies for copy in look(part, rng)]
+    found = [oracle.gradient(copy.detach(), goal, loss) for copy in copies]
+    value = torch.stack([each.loss for each in found]).mean(0)
+    if not seen.looks:
+        grad = found[0].grad
+    else:
+        # the oracle counts the passes through the model; the way back through the views costs none
+        slopes = [each.grad / len(copies) for each in found]
+        (grad,) = torch.autograd.grad(copies, z, slopes)
+    for blur in seen.blurs:
+        grad = blur(grad)
+    return value, grad
+
+
+def diverse(probability: float, smallest: float) -> Look:
+    """Show a picture smaller and at a random place, with a probability (see `shrunk`)."""
+
+    def look(x: Tensor, rng: RowGenerator) -> list[Tensor]:
+        _pictures(x, "di")
+        chance, share, top, left = rng.uniform(4).to(x).unbind(1)
+        small = shrunk(x, smallest + (1 - smallest) * share, top, left)
+        return [torch.where((chance < probability)[:, None, None, None], small, x)]
+
+    return look
+
+
+def shrunk(x: Tensor, share: Tensor, top: Tensor, left: Tensor) -> Tensor:
+    """Resize pictures (N, C, H, W) to a `share` of their sides and put them on black.
+
+    The paper enlarges pictures to as many pixels as the padded ones have. A net of a fixed input size
+    takes none that are larger, so here they shrink.
+
+    Args:
+        x: pictures.
+        share: of each side, (N,) in (0, 1]; sides are rounded to whole pixels.
+        top: where the picture lies between the upper and the lower edge, (N,) in [0, 1).
+        left: likewise between the left and the right edge.
+
+    Returns:
+        Pictures of the old size; bilinear, black around.
+    """
+    ways = []
+    for side, place in ((x.shape[3], left), (x.shape[2], top)):
+        length = (share * side).round().clamp(min=1)
+        offset = (place * (side - length + 1)).floor()
+        pixel = torch.arange(side, dtype=x.dtype, device=x.device) + 0.5
+        ways.append((pixel - offset[:, None]) / length[:, None])  # (N, side): 0 .. 1 inside the picture
+    across, down = (way * 2 - 1 for way in ways)
+    n, _, height, width = x.shape
+    grid = torch.stack(
+        [across[:, None, :].expand(n, height, width), down[:, :, None].expand(n, height, width)], -1
+    )
+    picture = torch.nn.functional.grid_sample(x, grid, "bilinear", "border", align_corners=False)
+    return picture * (grid.abs() <= 1).all(-1)[:, None].to(x.dtype)
+
+
+def scaled(copies: int) -> Look:
+    """Show an input as it is and at a half, a quarter ... of its values."""
+    return lambda x, rng: [x / 2**i for i in range(copies)]
+
+
+def blurred(kernel: int) -> Blur:
+    """Blur gradients of pictures with a Gaussian kernel that reaches three deviations to each side."""
+
+    def blur(grad: Tensor) -> Tensor:
+        _pictures(grad, "ti")
+        # as in the paper's code: the outermost weight is that of three deviations, whatever the size
+        ticks = torch.linspace(-3, 3, kernel, dtype=grad.dtype, device=grad.device)
+        line = (-ticks.square() / 2).exp() if kernel > 1 else torch.ones_like(ticks)
+        line = line / line.sum()
+        channels = grad.shape[1]
+        down = line.view(1, 1, -1, 1).expand(channels, 1, kernel, 1)
+        half = torch.nn.functional.conv2d(grad, down, padding=(kernel // 2, 0), groups=channels)
+        return torch.nn.functional.conv2d(
+            half, down.transpose(2, 3), padding=(0, kernel // 2), groups=channels
+        )
+
+    return blur
+
+
+def _pictures(x: Tensor, name: str) -> None:
+    if x.dim() != 4:
+        raise NotApplicable(
+            f"'{name}' works on pictures (C, H, W), not on inputs of shape {tuple(x.shape[1:])}"
+        )
