@@ -81,7 +81,8 @@ class Patch:
             self.pattern.to(x)[None].expand(len(x), *self.pattern.shape), grid, padding_mode="border",
             align_corners=False,
         )  # fmt: skip
-        return torch.where(covered[:, None], shown, x)
+        # a weighted mean of ones may round to more than one
+        return torch.where(covered[:, None], shown.clamp(0, 1), x)
 
 
 def _frame(x: Tensor, places: Tensor, budget: Pasting) -> tuple[Tensor, Tensor, Tensor]:
@@ -101,7 +102,9 @@ def _frame(x: Tensor, places: Tensor, budget: Pasting) -> tuple[Tensor, Tensor, 
     left = half + across * (width - 2 * half).clamp(min=0)
     y = torch.arange(height, dtype=x.dtype, device=x.device) + 0.5 - top[:, None]
     z = torch.arange(width, dtype=x.dtype, device=x.device) + 0.5 - left[:, None]
-    cos, sin = (f(angle)[:, None, None] / (side[:, None, None] / 2).clamp(min=0.5) for f in (torch.cos, torch.sin))
+    cos, sin = (
+        f(angle)[:, None, None] / (side[:, None, None] / 2).clamp(min=0.5) for f in (torch.cos, torch.sin)
+    )
     u = cos * z[:, None, :] + sin * y[:, :, None]
     v = cos * y[:, :, None] - sin * z[:, None, :]
     rank = torch.maximum(u.abs(), v.abs()).flatten(1).argsort(stable=True, dim=1).argsort(1)

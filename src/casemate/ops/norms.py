@@ -227,6 +227,26 @@ def project(x_adv: Tensor, x: Tensor, norm: Norm, eps: float | Tensor) -> Tensor
     assert_never(norm)
 
 
+def shrink(delta: Tensor, norm: Norm, eps: float) -> Tensor:
+    """Bring perturbations (N, *S) into the ball of radius `eps`, with no box around any input.
+
+    The exact nearest point in every norm. For what is added to many inputs, whose boxes differ.
+    """
+    match norm:
+        case "linf":
+            return delta.clamp(-eps, eps)
+        case "l2":
+            length = per_row(size(delta, "l2"), delta)
+            return delta * torch.where(length > eps, eps / nonzero(length), torch.ones_like(length))
+        case "l1":
+            flat = delta.flatten(1)
+            kept = (flat.abs() - _threshold(flat.abs(), flat.abs(), eps)).clamp(min=0)
+            return (kept * flat.sign()).view_as(delta)
+        case "l0":
+            return delta * _largest(delta.abs(), eps)
+    assert_never(norm)
+
+
 def _project_l1_box(x_adv: Tensor, x: Tensor, eps: float | Tensor) -> Tensor:
     """Nearest point in the l1 ball and the box: |delta_i| = clip(|d_i| - t, 0, room_i).
 

@@ -37,6 +37,15 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
+def batches(n: int, batch: int, steps: int, rng: Generator) -> list[Tensor]:
+    """Choose the rows of each step: whole batches of one shuffle after another."""
+    size = min(batch, n)
+    found: list[Tensor] = []
+    while n and len(found) < steps:
+        found += [part for part in torch.randperm(n, generator=rng).split(size) if len(part) == size]
+    return found[:steps]
+
+
 class RowGenerator:
     """Independent random streams, one for each of N rows.
 
