@@ -7,7 +7,7 @@ from torch import Tensor
 
 from casemate.assess.families.evasion import PLAIN, ask, attempt, hooked
 from casemate.assess.result import Flag
-from casemate.core.adaptive import AUTO, Hooks, matching, suspects
+from casemate.core.adaptive import AUTO, Averaging, Hooks, matching, suspects
 from casemate.core.data import Samples
 from casemate.core.registry import find
 from casemate.core.target import Classifier, GradientOracle, Ledger, Prepared
@@ -60,10 +60,13 @@ def looks_like_probabilities(target: Classifier, x: Tensor) -> bool:
 def adaptation(prepared: Prepared, x: Tensor, *, randomised: bool) -> tuple[Hooks, list[Flag]]:
     """Find how attacks must take gradients of a target, and say so.
 
-    Gradients are averaged over draws where the target answers at random, and go round layers that
-    declare a stand-in or are found to stop them.
+    Gradients are averaged over draws where the target answers at random, over fewer where it averages
+    itself, and go round layers that declare a stand-in or are found to stop them.
     """
     count = DRAWS if randomised else 1
+    own = max((m.draws for m in prepared.net.modules() if isinstance(m, Averaging)), default=1)
+    if randomised and own > 1:
+        count = max(2, -(-DRAWS // own))
     if not prepared.target.differentiable:
         return Hooks(answers=count), []
     given = x[:8].to(prepared.target.device)

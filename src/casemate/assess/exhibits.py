@@ -39,6 +39,10 @@ def exhibit(scene: ExhibitScene, seed: int, pool: Workers, tick: Tick) -> Exhibi
     with seeded(seed_of(seed, "exhibit"), torch.device("cpu")):
         plain, model = _pair(scene, train, seed, pool, tick)
         samples, numbers = subset(test, scene.rows, seed)
+        if scene.finished is not None:
+            others = torch.ones(len(test), dtype=torch.bool)
+            others[numbers] = False
+            model = scene.finished(model, test[others])
         answers = scene.hooks.answers
         seen = ask(model, samples.x, Misclassify(samples.y), answers, seed)
         right = seen.label == samples.y
@@ -47,9 +51,7 @@ def exhibit(scene: ExhibitScene, seed: int, pool: Workers, tick: Tick) -> Exhibi
         run = partial(_attack, x=x, y=y, budget=scene.budget, numbers=numbers, seed=seed, tick=tick)
         once = Hooks(answers=answers)
         noise = run("evasion.random_noise", {}, model, scene.goal, once)
-        crafted = run(
-            "evasion.pgd", scene.naive_params, model if scene.defended else plain, scene.naive_goal, once
-        )
+        crafted = run("evasion.pgd", scene.naive_params, model, scene.naive_goal, once)
         naive = judge(
             model, x, crafted.x_adv, scene.goal(y), scene.budget, Ledger.empty(0), answers=answers, seed=seed
         )
@@ -64,8 +66,7 @@ def _pair(
 ) -> tuple[Classifier, Classifier]:
     """Give the model without and with the defence."""
     plain, defence = scene.target(), find(scene.defence)
-    tuned = scene.tuned(plain, train) if scene.tuned else {}
-    params = defence.validate({**scene.params, **tuned})
+    params = defence.validate(scene.params)
     if scene.recipe is None:
         return plain, defence.run(plain, rng=generator(seed, "defence"), **params)
     jobs = [(defence.run(scene.recipe(), **params), train, seed_of(seed, "victim"))]

@@ -9,9 +9,10 @@ from casemate.assess.assessment import Options, assess_bench, cases_of, make_ben
 from casemate.assess.bench import Bench
 from casemate.assess.plan import Plan, Threat
 from casemate.assess.progress import Progress, silent
-from casemate.assess.result import Assessment
-from casemate.assess.retrain import replaced, retrain
+from casemate.assess.result import Assessment, Flag
+from casemate.assess.retrain import replaced, retrain, trained_for_a_ball
 from casemate.assess.run import run
+from casemate.assess.serve import SLOW, behind, serve
 from casemate.assess.store import Store
 from casemate.assess.targets import load_data, load_model
 from casemate.core.errors import UsageError
@@ -23,7 +24,7 @@ FOLDER = "hardened"
 PRICE = (
     0.03  # most clean accuracy, as a share, that an answer to backdoors may cost if another does with less
 )
-ANSWERS = {"training": "evasion", "screening": "backdoor", "repair": "backdoor"}
+ANSWERS = {"training": "evasion", "serving": "evasion", "screening": "backdoor", "repair": "backdoor"}
 
 
 def harden(
@@ -36,7 +37,8 @@ def harden(
 ) -> Assessment:
     """Defend an assessed target where it falls, and assess it again.
 
-    Evasion is answered by adversarial training, backdoors by screening the data or repairing the
+    Evasion is answered by training on attacked inputs or by a step in front of the model, each attacked
+    knowing it; backdoors by screening the data or repairing the
     victim; without a name every registered defence of the right kind is tried, and the one with
     the best measured effect, on rows that the final numbers do not use, is kept.
 
@@ -55,8 +57,8 @@ def harden(
     """
     old = Store(out).assessment()
     named = None if defence is None else find(defence)
-    if named is not None and named.family not in ("training", "screening", "repair"):
-        raise UsageError(f"A defence must be of family training, screening or repair. Got {named.id}.")
+    if named is not None and named.family not in ANSWERS:
+        raise UsageError(f"A defence must be of family {', '.join(ANSWERS)}. Got {named.id}.")
     seed = old.seed if seed is None else seed
     given = dict(old.options)
     plan = Plan.model_validate(given.pop("plan"))
@@ -71,9 +73,8 @@ def harden(
         falling = _falling(old, plan, named)
         price: dict[str, Any] = {}
         ball = _ball(falling, bench.test.shape)
-        if ball is not None and (named is None or named.family == "training"):
-            trained, price = retrain(bench, [named] if named else entries("training"), ball, seed, progress)
-            bench, doubts = replaced(bench, trained, seed)
+        if ball is not None and (named is None or named.family in ("training", "serving")):
+            bench, doubts, price = _against_evasion(bench, ball, named, seed, progress)
         defences, effects = _behind(falling, bench, plan, named, seed, progress)
         again, left_out = _again(plan, retrained=bool(price), defences=defences)
         price["candidates"] = {**price.get("candidates", {}), **effects}
@@ -87,6 +88,25 @@ def harden(
             bench, again, options, doubts, seed=seed, only=None, command=command, progress=progress,
             kind="harden", price=price, defences=defences, left_out=left_out,
         )  # fmt: skip
+
+
+def _against_evasion(
+    bench: Bench, ball: Lp, named: Entry | None, seed: int, progress: Progress
+) -> tuple[Bench, list[Flag], dict[str, Any]]:
+    """Train with or serve behind what leaves most rows standing under an attack that knows it."""
+    fronts = [e for e in entries("serving") if named == e or (named is None and e.id not in SLOW)]
+    trainings = [e for e in entries("training") if named == e or (named is None and trained_for_a_ball(e))]
+    served, effects = serve(bench, fronts, ball, seed, progress) if fronts else (None, {})
+    if not trainings:
+        if served is None:
+            raise UsageError(f"The defence {named.id if named else ''} does not fit this target.")
+        return *behind(bench, served, seed), {"defence": served.entry.id, "candidates": effects}
+    trained, price = retrain(bench, trainings, ball, seed, progress)
+    price["candidates"] = {**price["candidates"], **effects}
+    if served is not None and served.robust > trained.robust:
+        price = {"defence": served.entry.id, "candidates": price["candidates"]}
+        return *behind(bench, served, seed), price
+    return *replaced(bench, trained, seed), price
 
 
 def _options(given: dict[str, Any], workers: int | None) -> Options:
@@ -124,7 +144,7 @@ def _behind(
     chosen: dict[str, tuple[str, ...]] = {}
     report: dict[str, Any] = {}
     candidates = [named] if named is not None else [*entries("screening"), *entries("repair")]
-    candidates = [entry for entry in candidates if entry.family != "training"]
+    candidates = [entry for entry in candidates if ANSWERS[entry.family] == "backdoor"]
     for threat in (t for t in falling if t.family == "backdoor"):
         effects: dict[str, dict[str, float]] = {}
         for entry in candidates:

@@ -11,9 +11,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from casemate.assess import checks
+from casemate.assess.assessment import adapted
 from casemate.assess.bench import Bench
 from casemate.assess.digest import digest, digest_net
-from casemate.assess.families.evasion import attempt
+from casemate.assess.families.evasion import ask, attempt
 from casemate.assess.progress import Progress
 from casemate.assess.result import Flag
 from casemate.core.compiled import compile_forward
@@ -69,8 +70,7 @@ def retrain(
     aside, rest = split(bench.train, min(HOLDOUT, len(bench.train) // 5), generator(seed, "holdout"))
     longer = replace(bench.recipe, epochs=LONGER * bench.recipe.epochs)
     recipes = {
-        entry.id: entry.run(longer, **entry.validate({"eps": budget.eps, "norm": budget.norm}))
-        for entry in candidates
+        entry.id: entry.run(longer, **entry.validate(_for_the_ball(entry, budget))) for entry in candidates
     }
     models, seconds = _weights(bench, recipes, rest, seed, progress)
     found = [
@@ -90,6 +90,17 @@ def retrain(
         "candidates": {t.entry.id: {"robust_accuracy_on_rows_kept_aside": t.robust} for t in found},
     }
     return best, report
+
+
+def _for_the_ball(entry: Entry, budget: Lp) -> dict[str, Any]:
+    """Settings of a defence that is trained for a ball; of another one, none."""
+    said = {"eps": budget.eps, "norm": budget.norm}
+    return {name: value for name, value in said.items() if name in entry.params.model_fields}
+
+
+def trained_for_a_ball(entry: Entry) -> bool:
+    """Tell whether a defence is trained to withstand a ball; the others are tried only when named."""
+    return {"eps", "norm"} <= set(entry.params.model_fields)
 
 
 def _weights(
@@ -141,32 +152,41 @@ def _read(path: Path, made: str, recipe: Recipe, bench: Bench) -> tuple[Classifi
 
 
 def robust_share(model: Classifier, rows: Samples, budget: Lp, seed: int) -> float:
-    """Share of rows that a model still gets right under 20 steps of margin PGD."""
+    """Share of rows that a model still gets right under 20 steps of margin PGD that knows the defence."""
     pgd = find("evasion.pgd")
     if budget.norm not in pgd.norms:
         raise NotApplicable(f"no defence in training is chosen for {budget.norm} budgets")
-    right = (model.predict(rows.x).argmax(1) == rows.y).nonzero().flatten()
-    found = attempt(
-        pgd, Prepared(model), rows.x[right], Misclassify(rows.y[right]), budget,
-        params=pgd.validate({"steps": 20, "loss": "margin"}), numbers=torch.arange(len(right)), seed=seed,
-    )  # fmt: skip
+    prepared = Prepared(model)
+    with seeded(seed_of(seed, "robust share"), model.device):
+        randomised = any(f.code == "randomised" for f in checks.inspect_outputs(model, rows.x[: checks.ROWS]))
+        hooks, _ = checks.adaptation(prepared, rows.x, randomised=randomised)
+        seen = ask(model, rows.x, Misclassify(rows.y), hooks.answers, seed)
+        right = (seen.label == rows.y).nonzero().flatten()
+        found = attempt(
+            pgd, prepared, rows.x[right], Misclassify(rows.y[right]), budget,
+            params=pgd.validate({"steps": 20, "loss": "margin"}), numbers=torch.arange(len(right)), seed=seed,
+            hooks=hooks,
+        )  # fmt: skip
     return (len(right) - int(found.fooled.sum())) / max(1, len(rows))
 
 
 def replaced(bench: Bench, trained: Trained, seed: int) -> tuple[Bench, list[Flag]]:
     """Put the trained model in the target's place and inspect it: the bench and what is doubtful."""
-    prepared = Prepared(trained.model)
-    sample = bench.test[: checks.ROWS * 2]
-    prepared.fast = compile_forward(prepared, sample.x)
-    doubts = [
-        *checks.inspect_outputs(trained.model, sample.x),
-        *checks.inspect_gradients(prepared, sample, seed),
-    ]
     # the rows kept aside are no training rows of the new model, which its victims' key must tell
     digests = {
         **bench.digests,
         "target": digest_net(trained.model.net),
         "recipe": digest(bench.digests["recipe"], str(len(trained.rows)), str(seed)),
     }
-    new = replace(bench, target=trained.model, prepared=prepared, train=trained.rows, digests=digests)
-    return new, doubts
+    return installed(replace(bench, train=trained.rows, digests=digests), trained.model, seed)
+
+
+def installed(bench: Bench, model: Classifier, seed: int) -> tuple[Bench, list[Flag]]:
+    """Put a model in the target's place, with the hooks that it calls for: bench and doubts."""
+    prepared = Prepared(model)
+    sample = bench.test[: checks.ROWS * 2]
+    with seeded(seed_of(seed, "outputs"), model.device):
+        doubts = checks.inspect_outputs(model, sample.x)
+    if not any(f.code == "randomised" for f in doubts):
+        prepared.fast = compile_forward(prepared, sample.x)
+    return adapted(replace(bench, target=model, prepared=prepared), doubts, seed)

@@ -50,6 +50,13 @@ class StandIn(Protocol):
         ...
 
 
+@runtime_checkable
+class Averaging(Protocol):
+    """A layer whose answers and gradients are means over so many draws of its own."""
+
+    draws: int
+
+
 class Substituted(nn.Module):
     """A layer g with another's gradient h: forward g(x), backward that of h at x."""
 

@@ -106,9 +106,9 @@ class ExhibitScene:
 
     The bar is on the share of rows that the adapted attack fools; the naive one may fool `naive` at most,
     and the defence may cost `price` of the clean accuracy. The defended model is `target` behind the
-    serving defence `defence`, or one trained by `recipe` with that defence; `tuned` gives parameters that
-    are found on the target and training data. The naive attack is crafted on the `defended` model or on
-    the one without the defence. Goals say what counts and which loss is climbed.
+    serving defence `defence`, or one trained by `recipe` with that defence; `finished` sets what is set
+    on clean test rows that the scene does not attack. The naive attack knows no hooks. Goals say what
+    counts and which loss is climbed.
     """
 
     title: str
@@ -120,12 +120,11 @@ class ExhibitScene:
     recipe: Callable[[], Recipe] | None = None
     data: Callable[[], tuple[Samples, Samples]] = fashion_mini
     params: Mapping[str, Any] = field(default_factory=dict)
-    tuned: Callable[[Classifier, Samples], Mapping[str, Any]] | None = None
+    finished: Callable[[Classifier, Samples], Classifier] | None = None
     attack: str = "evasion.pgd"
     attack_params: Mapping[str, Any] = field(default_factory=dict)
     naive_params: Mapping[str, Any] = field(default_factory=dict)
     hooks: Hooks = PLAIN
-    defended: bool = True
     goal: Callable[[Tensor], Goal] = Misclassify
     naive_goal: Callable[[Tensor], Goal] = Misclassify
     rows: int = 200

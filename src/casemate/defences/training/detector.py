@@ -30,7 +30,7 @@ CARLINI = Paper(
     2017,
     "https://arxiv.org/abs/1705.07263",
 )
-STEPS = 7  # of the attack on each batch
+STEPS = 5  # of the attack on each batch
 ENOUGH, SAFE = 2.0, 1.0  # logits: margins beyond which an attack that knows the detector asks for no more
 
 

@@ -1,0 +1,71 @@
+"""Put a defence in front of a finished target, and choose between such defences by what they achieve."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from casemate.assess.bench import Bench
+from casemate.assess.digest import digest
+from casemate.assess.progress import Progress
+from casemate.assess.result import Flag
+from casemate.assess.retrain import installed, robust_share
+from casemate.core.data import split
+from casemate.core.errors import NotApplicable, UsageError
+from casemate.core.registry import Entry
+from casemate.core.target import Classifier
+from casemate.core.threat import Lp
+from casemate.ops.rng import generator
+
+ROWS = 100  # training rows that choose; the target has seen them, which favours these defences
+SLOW = frozenset({"serving.smoothing"})  # answers by a hundred passes and wants a model trained for it
+
+
+@dataclass(frozen=True)
+class Served:
+    """A target behind a defence; `robust` is its accuracy under an attack that knows the defence."""
+
+    entry: Entry
+    model: Classifier
+    robust: float
+
+
+def serve(
+    bench: Bench, candidates: Sequence[Entry], budget: Lp, seed: int, progress: Progress
+) -> tuple[Served | None, dict[str, Any]]:
+    """Defend the target in each way and attack each result, knowing the defence (BPDA, EOT).
+
+    Args:
+        bench: the target, with training data.
+        candidates: serving defences; those that do not fit the target are left out.
+        budget: the ball that the target should withstand.
+        seed: base seed.
+        progress: told of each defence.
+
+    Returns:
+        The best, None where none fits, and what to report of each.
+
+    Raises:
+        UsageError: there are no training data to choose with.
+    """
+    if bench.train is None:
+        raise UsageError("Choosing a defence needs training data; give --data with both parts.")
+    rows, _ = split(bench.train, min(ROWS, len(bench.train)), generator(seed, "holdout"))
+    found: list[Served] = []
+    progress.plan([entry.id for entry in candidates])
+    for entry in candidates:
+        progress.start(entry.id, f"attacking {entry.id}")
+        try:
+            model = entry.run(bench.target, rng=generator(seed, entry.id), **entry.validate({}))
+        except NotApplicable:
+            progress.finish(entry.id, None)
+            continue
+        found.append(Served(entry, model, robust_share(model, rows, budget, seed)))
+        progress.finish(entry.id, None)
+    report = {s.entry.id: {"robust_accuracy_on_rows_kept_aside": s.robust} for s in found}
+    return max(found, key=lambda s: s.robust, default=None), report
+
+
+def behind(bench: Bench, served: Served, seed: int) -> tuple[Bench, list[Flag]]:
+    """Put the defended model in the target's place, with the hooks it calls for: bench and doubts."""
+    name = digest(bench.digests["target"], served.entry.id, str(served.entry.validate({})))
+    return installed(replace(bench, digests={**bench.digests, "target": name}), served.model, seed)
