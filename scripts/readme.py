@@ -10,6 +10,7 @@ README = Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- methods -->\n", "<!-- /methods -->\n"
 FAMILIES = {
     "evasion": "Evasion: can it be fooled?",
+    "universal": "Universal: can one change fool it on all inputs?",
     "poisoning": "Poisoning: can it be spoiled through its training data?",
     "backdoor": "Backdoors: can it be given a hidden trigger?",
     "membership": "Membership: does it tell who was in its training data?",

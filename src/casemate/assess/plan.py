@@ -12,6 +12,7 @@ from casemate.core.adaptive import Hooks
 from casemate.core.budget import Budget
 from casemate.core.data import PoisonBudget
 from casemate.core.errors import UsageError
+from casemate.core.pasting import Pasting
 from casemate.core.physical import Print, Sticker
 from casemate.core.registry import find
 from casemate.core.threat import Lp, parse_eps
@@ -36,7 +37,7 @@ class Threat(BaseModel):
     """One question: attacks of a family that share a budget, and the requirement they test.
 
     `eps` is in units of x, or "auto" for the field's customary radius on such data; a physical threat
-    with an `area`, a share of the pixels, is one of stickers instead. With `chain`
+    with an `area`, a share of the pixels, is one of stickers instead, a universal one with an `area` one of a patch. With `chain`
     each attack gets only the rows that the ones before it left standing. `rates` are shares of
     the training rows. `eot` draws of the target's randomness are averaged in each gradient, and
     gradients go round the layers that `bpda` names by patterns, "auto" for those found to stop them;
@@ -75,6 +76,10 @@ class Threat(BaseModel):
         match self.family:
             case "evasion":
                 return Lp(norm=self.norm, eps=eps, queries=self.queries)
+            case "universal" if self.area is not None:
+                return Pasting(area=self.area)
+            case "universal":
+                return Lp(norm=self.norm, eps=eps)
             case "physical" if self.area is not None:
                 return Sticker(area=self.area)
             case "physical":
@@ -135,6 +140,7 @@ ENSEMBLES = {"autoattack": AUTOATTACK}
 # what may be required of each family, and on which side of the bound the target is safe
 METRICS: dict[str, dict[str, Literal["at_least", "at_most"]]] = {
     "evasion": {"robust_accuracy": "at_least"},
+    "universal": {"robust_accuracy": "at_least", "success_rate": "at_most", "fooling_rate": "at_most"},
     "physical": {"robust_accuracy": "at_least", "success_rate": "at_most"},
     "poisoning": {"accuracy_drop": "at_most", "accuracy": "at_least"},
     "backdoor": {"attack_success": "at_most", "accuracy": "at_least"},
@@ -183,6 +189,16 @@ def _labels_only(attacks: tuple[Ask, ...], **settings: Any) -> Threat:
         id="evasion-labels", family="evasion", norm="l2", attacks=attacks,
         title="An adversary who sees only decisions",
         question="Can the model be fooled by somebody who only asks it?",
+        require=Requirement(metric="robust_accuracy", at_least=0.5), **settings,
+    )  # fmt: skip
+
+
+def _universal(**settings: Any) -> Threat:
+    return Threat(
+        id="universal-linf", family="universal", norm="linf",
+        attacks=(Ask(method="universal.uap"), Ask(method="universal.gap")),
+        title="One small change for all inputs",
+        question="Is there one change, or one network that makes it, that misleads on inputs never seen?",
         require=Requirement(metric="robust_accuracy", at_least=0.5), **settings,
     )  # fmt: skip
 
@@ -256,6 +272,7 @@ def _standard() -> Plan:
             _linf(linf, rows=500),
             _l2((*l2, Ask(method="evasion.carlini_wagner")), rows=500),
             _labels_only((Ask(method="evasion.hop_skip_jump"),), rows=100, queries=2500),
+            _universal(rows=500),
             _print(rows=100),
             _backdoor((0.002, 0.005, 0.01, 0.03), repeats=3),
             _poison((0.1, 0.2, 0.4), repeats=3),
@@ -330,7 +347,8 @@ def check(plan: Plan) -> None:
                 raise UsageError(
                     f"The threat '{threat.id}' is of family {threat.family}; {entry.id} is of {entry.family}."
                 )
-            if threat.family == "evasion" and threat.norm not in entry.norms:
+            ball = threat.family == "evasion" or (threat.family == "universal" and threat.area is None)
+            if ball and threat.norm not in entry.norms:
                 raise UsageError(
                     f"{entry.id} knows the norms {', '.join(entry.norms)}. Got {threat.norm} in '{threat.id}'."
                 )
@@ -339,7 +357,7 @@ def check(plan: Plan) -> None:
             raise UsageError(f"The threat '{threat.id}' needs 'rates', shares of the training rows.")
         for rate in threat.rates:
             PoisonBudget(rate)
-        if threat.family in ("evasion", "physical"):
+        if threat.family in ("evasion", "universal", "physical"):
             threat.budget((1, 28, 28))
 
 

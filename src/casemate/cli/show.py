@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 # which kinds of defence answer which kind of attack
 ANSWERS = {
     "evasion": ("training",),
+    "universal": ("training",),
     "physical": ("training",),
     "poisoning": ("screening",),
     "backdoor": ("screening", "repair"),
@@ -18,6 +19,7 @@ ANSWERS = {
 }
 THREATS = {
     "evasion": "The adversary changes an input, within a budget, so that the model errs on it.",
+    "universal": "The adversary learns one change, within a budget, that makes the model err on inputs never seen.",
     "physical": "The adversary changes a picture so that the model errs on photographs of its print.",
     "poisoning": "The adversary changes a share of the training rows, so that the trained model errs.",
     "backdoor": "The adversary changes a share of the training rows, so that inputs with a trigger get the class they want.",

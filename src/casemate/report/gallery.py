@@ -26,6 +26,7 @@ NICE = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 FIELDS = ("gallery_x", "gallery_adv", "gallery_y", "gallery_pred")
 LABELS = {
     "evasion": ("clean", "adversarial"),
+    "universal": ("clean", "with the universal change"),
     "physical": ("clean", "to be printed"),
     "poisoning": ("original", "poisoned"),
     "backdoor": ("original", "with trigger"),

@@ -11,6 +11,7 @@ from casemate.report.model import View
 # families in the order of the three questions, with their headings
 FAMILIES = (
     ("evasion", "Inputs that fool the model"),
+    ("universal", "One change that fools the model on many inputs"),
     ("physical", "Pictures that fool the model from paper"),
     ("poisoning", "Poisoned training rows"),
     ("backdoor", "Inputs with the backdoor's trigger"),

@@ -56,6 +56,12 @@ TERMS = (
         ("physical",),
     ),
     Term("White box, black box", "Whether the adversary knows the model's weights, or can only ask it."),
+    Term(
+        "Universal change",
+        "One change, or one network that makes it, learnt on other inputs once and then used on any without "
+        "a look at the model.",
+        ("universal",),
+    ),
     Term("Query", "One question to the model. Attacks that need many are easier to notice.", ("evasion",)),
     Term("Poisoning", "Changing part of the training data so that the trained model is worse.", POISONS),
     Term(

@@ -54,6 +54,13 @@ METRICS = {
         "of the correctly classified inputs are fooled by the file and not by its photograph",
         safer="high",
     ),
+    "fooling_rate": Metric("Answers changed", "of the answers differ from those without the change"),
+    "true_class_second_rate": Metric(
+        "True class kept second", "of the inputs get the wanted class first and their true one second"
+    ),
+    "success_rate_real_content": Metric(
+        "Inputs fooled by a real picture", "of the inputs are fooled by a real picture in the patch's place"
+    ),
     "median_norm": Metric("Median size of the change", "is the median change that fools", "plain", "high"),
     "accuracy_drop": Metric("Accuracy lost", "of accuracy are lost to the poison", "points"),
     "attack_success": Metric(
