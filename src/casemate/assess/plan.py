@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from casemate.assess.result import Requirement
+from casemate.assess.surrogates import known
 from casemate.core.adaptive import Hooks
 from casemate.core.budget import Budget
 from casemate.core.data import PoisonBudget
@@ -41,7 +42,9 @@ class Threat(BaseModel):
     each attack gets only the rows that the ones before it left standing. `rates` are shares of
     the training rows. `eot` draws of the target's randomness are averaged in each gradient, and
     gradients go round the layers that `bpda` names by patterns, "auto" for those found to stop them;
-    without these settings the checks decide (see `assess.checks.adaptation`).
+    without these settings the checks decide (see `assess.checks.adaptation`). With `surrogates` the
+    adversary knows nothing of the target but its data: attacks work on the mean of nets of these kinds
+    (see `assess.surrogates`), trained on the training data, and the target only judges.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,6 +64,7 @@ class Threat(BaseModel):
     chain: bool = False
     eot: int | None = Field(default=None, ge=1)
     bpda: Layers | None = None
+    surrogates: tuple[str, ...] = ()
     require: Requirement
 
     def hooks(self, ask: Ask, found: Hooks) -> Hooks:
@@ -137,6 +141,13 @@ AUTOATTACK = (
 )
 ENSEMBLES = {"autoattack": AUTOATTACK}
 
+# few passes first: what a cheap attack breaks a dear one need not try
+TRANSFER = (
+    Ask(method="evasion.mi_fgsm"),
+    Ask(method="evasion.di_fgsm"),
+    Ask(method="evasion.vmi_fgsm", params={"neighbours": 5}),
+)
+
 # what may be required of each family, and on which side of the bound the target is safe
 METRICS: dict[str, dict[str, Literal["at_least", "at_most"]]] = {
     "evasion": {"robust_accuracy": "at_least"},
@@ -184,6 +195,16 @@ def _l2(attacks: tuple[Ask, ...], **settings: Any) -> Threat:
     )  # fmt: skip
 
 
+def _transfer(attacks: tuple[Ask, ...], **settings: Any) -> Threat:
+    return Threat(
+        id="evasion-transfer", family="evasion", norm="linf", attacks=attacks, chain=True,
+        surrogates=("resnet", "strided", "vgg"),
+        title="An adversary who trains models of their own",
+        question="Can the model be fooled by somebody who never asks it anything?",
+        require=Requirement(metric="robust_accuracy", at_least=0.5), **settings,
+    )  # fmt: skip
+
+
 def _labels_only(attacks: tuple[Ask, ...], **settings: Any) -> Threat:
     return Threat(
         id="evasion-labels", family="evasion", norm="l2", attacks=attacks,
@@ -204,7 +225,7 @@ def _universal(**settings: Any) -> Threat:
 
 
 def _print(**settings: Any) -> Threat:
-    eot = Ask(method="physical.eot", params={"steps": 40, "draws": 10})
+    eot = Ask(method="physical.eot", params={"draws": 10})
     return Threat(
         id="physical-print", family="physical", norm="linf", attacks=(Ask(method="physical.printed"), eot),
         title="Pictures that are printed and photographed",
@@ -271,6 +292,7 @@ def _standard() -> Plan:
         threats=(
             _linf(linf, rows=500),
             _l2((*l2, Ask(method="evasion.carlini_wagner")), rows=500),
+            _transfer(TRANSFER, rows=500),
             _labels_only((Ask(method="evasion.hop_skip_jump"),), rows=100, queries=2500),
             _universal(rows=500),
             _print(rows=100),
@@ -296,6 +318,13 @@ def _thorough() -> Plan:
         threats=(
             _linf(linf, rows=1000),
             _l2((*l2, Ask(method="evasion.deepfool"), Ask(method="evasion.carlini_wagner")), rows=1000),
+            _transfer(
+                (
+                    *TRANSFER,
+                    Ask(method="evasion.pgn"),
+                    Ask(method="evasion.ti_fgsm", params={"views": "di,si"}),
+                )
+            ),
             _labels_only((Ask(method="evasion.hop_skip_jump"),), rows=200, queries=10000),
             _backdoor((0.001, 0.002, 0.005, 0.01, 0.03, 0.1), repeats=5),
             _poison((0.05, 0.1, 0.2, 0.4), repeats=5),
@@ -353,6 +382,11 @@ def check(plan: Plan) -> None:
                     f"{entry.id} knows the norms {', '.join(entry.norms)}. Got {threat.norm} in '{threat.id}'."
                 )
         _check_requirement(threat)
+        if threat.surrogates and threat.family != "evasion":
+            raise UsageError(
+                f"Only evasion can be crafted on surrogates. '{threat.id}' is of {threat.family}."
+            )
+        known(threat.surrogates)
         if threat.family in ("poisoning", "backdoor") and not threat.rates:
             raise UsageError(f"The threat '{threat.id}' needs 'rates', shares of the training rows.")
         for rate in threat.rates:

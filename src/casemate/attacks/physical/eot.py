@@ -32,7 +32,7 @@ def eot(
     budget: PhysicalBudget,
     /,
     *,
-    steps: Annotated[int, Ge(1)] = 60,
+    steps: Annotated[int, Ge(1)] = 40,
     draws: Annotated[int, Ge(1)] = 20,
     step_size: Annotated[float, Gt(0)] | None = None,
     rng: RowGenerator,
