@@ -1,5 +1,6 @@
 """What is asked: threats, the attacks that try each, and what must hold."""
 
+import json
 import math
 import tomllib
 from pathlib import Path
@@ -16,6 +17,7 @@ from casemate.core.errors import UsageError
 from casemate.core.pasting import Pasting
 from casemate.core.physical import Print, Sticker
 from casemate.core.registry import find
+from casemate.core.semantics import Semantics
 from casemate.core.threat import Lp, parse_eps
 from casemate.ops.norms import Norm
 
@@ -40,7 +42,8 @@ class Threat(BaseModel):
     `eps` is in units of x, or "auto" for the field's customary radius on such data; a physical threat
     with an `area`, a share of the pixels, is one of stickers instead, a universal one with an `area` one of a patch. With `chain`
     each attack gets only the rows that the ones before it left standing. `rates` are shares of
-    the training rows. `eot` draws of the target's randomness are averaged in each gradient, and
+    the training rows. A malware threat names its `semantics`, what may be changed, or in a plan's file a
+    JSON file that says so. `eot` draws of the target's randomness are averaged in each gradient, and
     gradients go round the layers that `bpda` names by patterns, "auto" for those found to stop them;
     without these settings the checks decide (see `assess.checks.adaptation`). With `surrogates` the
     adversary knows nothing of the target but its data: attacks work on the mean of nets of these kinds
@@ -58,6 +61,7 @@ class Threat(BaseModel):
     eps: float | str = "auto"
     area: float | None = Field(default=None, gt=0, le=1)
     queries: int | None = Field(default=None, ge=1)
+    semantics: Semantics | None = None
     rates: tuple[float, ...] = ()
     repeats: int = Field(default=3, ge=1)
     rows: int | None = Field(default=None, ge=1)
@@ -76,6 +80,8 @@ class Threat(BaseModel):
 
     def budget(self, shape: tuple[int, ...]) -> Budget | None:
         """Budget of a threat to inputs of this shape; None for families that change training data."""
+        if self.family == "malware":
+            return self.semantics
         eps = customary_eps(self.norm, shape) if self.eps == "auto" else parse_eps(self.eps)
         match self.family:
             case "evasion":
@@ -153,6 +159,7 @@ METRICS: dict[str, dict[str, Literal["at_least", "at_most"]]] = {
     "evasion": {"robust_accuracy": "at_least"},
     "universal": {"robust_accuracy": "at_least", "success_rate": "at_most", "fooling_rate": "at_most"},
     "physical": {"robust_accuracy": "at_least", "success_rate": "at_most"},
+    "malware": {"robust_accuracy": "at_least", "success_rate": "at_most", "evasion_rate": "at_most"},
     "poisoning": {"accuracy_drop": "at_most", "accuracy": "at_least"},
     "backdoor": {"attack_success": "at_most", "accuracy": "at_least"},
     "membership": {"tpr_at_1pct_fpr": "at_most", "tpr_at_01pct_fpr": "at_most", "auc": "at_most"},
@@ -349,6 +356,8 @@ def read_plan(path: Path | str) -> Plan:
     for threat in threats if isinstance(threats, list) else []:
         if isinstance(threat, dict) and isinstance(threat.get("attacks"), list):
             threat["attacks"] = [ask for item in threat["attacks"] for ask in _asks(item)]
+        if isinstance(threat, dict) and isinstance(threat.get("semantics"), str):
+            threat["semantics"] = _beside(Path(path), threat["semantics"])
     try:
         plan = Plan.model_validate({"name": Path(path).stem, **raw})
     except ValidationError as error:
@@ -358,6 +367,16 @@ def read_plan(path: Path | str) -> Plan:
         raise UsageError(f"The plan {path}, at '{where}': {wrong}.") from None
     check(plan)
     return plan
+
+
+def _beside(plan: Path, name: str) -> Any:
+    """Read a JSON file that a plan names, relative to the plan's folder."""
+    try:
+        return json.loads((plan.parent / name).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"The file {name} of the plan {plan} cannot be read: {error.strerror}.") from None
+    except ValueError as error:
+        raise UsageError(f"The file {name} of the plan {plan} is not valid JSON: {error}.") from None
 
 
 def _asks(item: Any) -> list[Any]:
@@ -391,6 +410,10 @@ def check(plan: Plan) -> None:
             raise UsageError(f"The threat '{threat.id}' needs 'rates', shares of the training rows.")
         for rate in threat.rates:
             PoisonBudget(rate)
+        if (threat.family == "malware") != (threat.semantics is not None):
+            raise UsageError(
+                f"A malware threat needs 'semantics', and no other has them. '{threat.id}' is of {threat.family}."
+            )
         if threat.family in ("evasion", "universal", "physical"):
             threat.budget((1, 28, 28))
 

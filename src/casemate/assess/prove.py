@@ -212,7 +212,7 @@ def _attacked(
     attack = find_method(scene.attack)
     bench = _bench(model, train, test, None, pool, store)
     case = _case(attack, scene.attack_params, scene.rows, seed, budget=scene.budget)
-    return judge_of("evasion")(attack, case, bench, progress.step)
+    return judge_of(attack.family)(attack, case, bench, progress.step)
 
 
 def _cleaning(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from casemate.core.errors import UsageError
-from casemate.core.target import ScoreOracle
+from casemate.core.target import LabelOracle, ScoreOracle
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,19 @@ class World:
 
     population: Samples
     shadows: Callable[[int], Sequence[Shadow]]
+
+
+@dataclass(frozen=True)
+class Practice:
+    """Programs that an adversary of malware detectors has besides those to be hidden.
+
+    The target answers for `samples` through `oracle`, whose access is that of the attack; `rng` is
+    where numbers come from that belong to no row.
+    """
+
+    samples: Samples
+    oracle: LabelOracle
+    rng: torch.Generator
 
 
 def split(samples: Samples, first: int, generator: torch.Generator) -> tuple[Samples, Samples]:

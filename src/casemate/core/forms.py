@@ -5,10 +5,11 @@ from typing import Protocol
 
 from torch import Generator, Tensor
 
-from casemate.core.data import Poison, PoisonBudget, Samples, World
+from casemate.core.data import Poison, PoisonBudget, Practice, Samples, World
 from casemate.core.pasting import Pasting
 from casemate.core.physical import PhysicalBudget
 from casemate.core.recipe import Recipe
+from casemate.core.semantics import Semantics
 from casemate.core.target import Classifier, GradientOracle, LabelOracle, ScoreOracle
 from casemate.core.threat import Goal, Lp
 from casemate.core.tick import Tick, ignore
@@ -79,6 +80,29 @@ class PhysicalAttack(Protocol):
         tick: Tick = ignore,
     ) -> Tensor:
         """Return pictures to print."""
+        ...
+
+
+class MalwareAttack(Protocol):
+    """Change programs within what keeps them working so that the target does what the goal says.
+
+    The adversary has other programs to practise on. The result (N, *S) obeys the budget's rules; a row
+    that does not counts as a failure.
+    """
+
+    def __call__(
+        self,
+        oracle: LabelOracle,
+        x: Tensor,
+        goal: Goal,
+        budget: Semantics,
+        practice: Practice,
+        /,
+        *,
+        rng: RowGenerator,
+        tick: Tick = ignore,
+    ) -> Tensor:
+        """Return changed programs."""
         ...
 
 

@@ -14,6 +14,11 @@ class Explanation(NamedTuple):
 
 
 FLAGS = {
+    "no-threshold": Explanation(
+        "The alarm has no threshold for 1% false alarms",
+        "Too few benign programs, or no scores: the model's own decision counts, whatever its false alarms.",
+        "Hand over more benign test rows, and a model that gives scores.",
+    ),
     "zero-gradient": Explanation(
         "Gradients are exactly zero",
         "For some inputs the model gives a gradient of zero, so attacks that follow gradients stand still. "

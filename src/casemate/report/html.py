@@ -13,6 +13,7 @@ FAMILIES = (
     ("evasion", "Inputs that fool the model"),
     ("universal", "One change that fools the model on many inputs"),
     ("physical", "Pictures that fool the model from paper"),
+    ("malware", "Programs that a detector lets pass"),
     ("poisoning", "Poisoned training rows"),
     ("backdoor", "Inputs with the backdoor's trigger"),
     ("membership", "Membership inference"),

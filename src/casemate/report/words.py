@@ -42,6 +42,10 @@ METRICS = {
         "of the inputs are classified correctly under attack in each of several random answers",
         safer="high",
     ),
+    "evasion_rate": Metric("Malware that passes", "of the malware passes at the alarm's threshold"),
+    "valid_share": Metric("Working programs", "of the returned programs keep every rule", safer="high"),
+    "median_changes": Metric("Median number of changes", "is the median number of changes that hide", "plain", "high"),
+    "false_positive_rate": Metric("False alarms", "of fresh benign programs raise the alarm"),
     "success_rate": Metric("Inputs fooled", "of the correctly classified inputs are fooled"),
     "digital_success_rate": Metric(
         "Files that fool", "of the correctly classified inputs are fooled by the file, before it is printed"

@@ -91,7 +91,7 @@ class DefenceScene:
     recipe: Callable[[], Recipe]
     data: Callable[[], tuple[Samples, Samples]]
     rate: float | None = None
-    budget: Lp | None = None
+    budget: Budget | None = None
     rows: int = 500
     repeats: int = 3
     price: float = 0.03
