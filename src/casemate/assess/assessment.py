@@ -14,6 +14,7 @@ from casemate.assess.progress import Progress, silent
 from casemate.assess.result import Assessment, Flag, Result, Verdict
 from casemate.assess.run import provenance, run
 from casemate.assess.store import Store
+from casemate.assess.surrogates import crafted_on
 from casemate.assess.targets import Loaded, LoadedData, load_data, load_model, load_recipe
 from casemate.assess.verdicts import draw
 from casemate.core.adaptive import Hooks
@@ -239,6 +240,7 @@ def _case(
         seed=seed,
         after=after,
         hooks=_hooks(entry, ask, threat, bench),
+        crafted_on=crafted_on(threat.surrogates, bench),
     )
 
 
@@ -247,7 +249,8 @@ def _hooks(entry: Entry, ask: Ask, threat: Threat, bench: Bench) -> Hooks:
     if entry.family != "evasion":
         return Hooks()
     hooks = threat.hooks(ask, bench.hooks)
-    white = issubclass(entry.access, GradientOracle)
+    # on models of the adversary's own the target's tricks need no going round
+    white = issubclass(entry.access, GradientOracle) and not threat.surrogates
     return hooks if white else Hooks(answers=hooks.answers)
 
 

@@ -14,8 +14,9 @@ class Case(BaseModel):
     """Everything that decides a number, and nothing else.
 
     `target`, `data` and `recipe` are digests of weights, arrays and training settings, never mere
-    names. `hooks` say how the attack adapts to the target. `after` lists the keys of results on whose
-    still standing rows this case continues.
+    names. `hooks` say how the attack adapts to the target. `crafted_on` names the adversary's own
+    models ("net:digest") on which examples are made for a target that is not asked. `after` lists the
+    keys of results on whose still standing rows this case continues.
     """
 
     model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")
@@ -34,12 +35,14 @@ class Case(BaseModel):
     defences: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     hooks: Hooks = Hooks()
+    crafted_on: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
         """Short digest of the case; equal cases have equal keys on every machine."""
-        # an attack as it is keeps the key that it had before there were hooks
-        plain = {"hooks"} if self.hooks == Hooks() else None
+        # an attack as it is keeps the key that it had before there were hooks and surrogates
+        plain = {"hooks"} if self.hooks == Hooks() else set()
+        plain |= set() if self.crafted_on else {"crafted_on"}
         said = self.model_dump(mode="json", exclude=plain)
         text = json.dumps(said, sort_keys=True, separators=(",", ":"))
         return f"{self.method.replace('.', '-')}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"

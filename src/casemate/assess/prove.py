@@ -16,6 +16,7 @@ from casemate.assess.exhibits import certified, exhibit
 from casemate.assess.families import judge_of
 from casemate.assess.progress import Progress, silent
 from casemate.assess.store import Store
+from casemate.assess.surrogates import naming
 from casemate.core.compiled import compile_forward
 from casemate.core.data import Samples
 from casemate.core.ensemble import mean_logits
@@ -150,6 +151,8 @@ def _evading(
     if trained:
         bench = replace(bench, surrogate=Prepared(mean_logits(trained)))
     case = _case(entry, scene.params, scene.rows, seed, budget=scene.budget)
+    if entry.family == "evasion":
+        case = case.model_copy(update={"crafted_on": tuple(naming(job[0]) for job in jobs[: len(trained)])})
     return _numbers(judge_of(entry.family)(entry, case, bench, progress.step), scene.bar)
 
 

@@ -39,13 +39,17 @@ class Curve(_Frozen):
 
 
 class Spent(_Frozen):
-    """What an answer cost: passes per attacked row (mean and worst), and seconds of wall clock."""
+    """What an answer cost: passes per attacked row (mean and worst), and seconds of wall clock.
+
+    `of` says whose passes they are: an attack crafted elsewhere asks the target nothing.
+    """
 
     queries_mean: float = 0.0
     queries_max: int = 0
     gradients_mean: float = 0.0
     gradients_max: int = 0
     seconds: float = 0.0
+    of: Literal["target", "surrogate"] = "target"
 
 
 class Provenance(_Frozen):

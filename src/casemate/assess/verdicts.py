@@ -184,8 +184,9 @@ def describe_budget(threat: Threat, shape: tuple[int, ...]) -> str:
 
 def _access(done: Sequence[Result]) -> str:
     """Name what the adversaries that were tried saw; those that could not run show nothing."""
-    levels = {find(r.case.method).access.__name__ for r in done}
+    levels = {"surrogates" if r.case.crafted_on else find(r.case.method).access.__name__ for r in done}
     names = {
+        "surrogates": "models of their own",
         "LabelOracle": "decisions",
         "ScoreOracle": "scores",
         "GradientOracle": "gradients",

@@ -89,7 +89,7 @@ def case_view(
         headline_title=words.metric(result.headline).title if result.headline else "",
         metrics=_metrics(result),
         settings=_settings(case, entry),
-        access=access(entry, case.family),
+        access=words.OWN_MODELS if case.crafted_on else access(entry, case.family),
         budget=words.budget(case),
         rows=case.rows,
         seed=case.seed,
@@ -116,6 +116,11 @@ def cost(spent: Spent, family: str) -> tuple[tuple[str, str], ...]:
     """List what an answer cost; passes per row only where they were counted."""
     rows = []
     if family == "evasion":
+        rows += (
+            [("Passes of", "models of the adversary's own; none of the target")]
+            if spent.of == "surrogate"
+            else []
+        )
         rows += [
             ("Queries per row", f"{spent.queries_mean:,.1f} on average, at most {spent.queries_max:,}"),
             ("Gradients per row", f"{spent.gradients_mean:,.1f} on average, at most {spent.gradients_max:,}"),

@@ -96,6 +96,7 @@ ACCESS = {
     "GradientOracle": "knows the model, its weights and its gradients (white box)",
     "Samples": "supplies part of the training data",
 }
+OWN_MODELS = "never asks the model; trains models of its own on the training data"
 
 
 def metric(name: str) -> Metric:

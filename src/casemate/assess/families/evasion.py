@@ -2,7 +2,7 @@
 
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,12 +10,13 @@ from torch import Tensor
 from casemate.assess.bench import Bench, Measured
 from casemate.assess.case import Case
 from casemate.assess.result import Curve, Flag, Spent
+from casemate.assess.surrogates import surrogate
 from casemate.core.adaptive import Hooks, eot, through
 from casemate.core.data import Samples
 from casemate.core.errors import NotApplicable
 from casemate.core.registry import Entry, find
 from casemate.core.target import Classifier, GradientOracle, LabelOracle, Ledger, Prepared, ScoreOracle
-from casemate.core.threat import Goal, Lp, Misclassify
+from casemate.core.threat import Goal, Lp, Misclassify, NeverReached
 from casemate.core.tick import Tick, ignore
 from casemate.ops.norms import rounding, size
 from casemate.ops.rng import rows as row_streams
@@ -64,6 +65,7 @@ def attempt(
     seed: int,
     nearest: bool = True,
     hooks: Hooks = PLAIN,
+    crafted_on: Prepared | None = None,
     tick: Tick = ignore,
 ) -> Attempt:
     """Run an attack on x (N, *S) and judge it.
@@ -80,23 +82,29 @@ def attempt(
         nearest: let minimum-norm attacks look for the nearest example beyond the ball as well,
             which gives accuracy at every radius; else they may stop inside the ball.
         hooks: how gradients are taken, and how many answers judge each candidate.
+        crafted_on: another model that the attack is given instead of the target, which it then never
+            asks; it runs all its steps, and the ledger counts the passes of that model.
         tick: called after each step of each shard.
 
     Returns:
         The attempt, recomputed in float32 from the returned tensors.
     """
-    _refuse_without_access(entry, prepared.target)
+    _refuse_without_access(entry, (crafted_on or prepared).target)
+    if crafted_on is not None:
+        _refuse_to_transfer(entry)
+    wish = goal if crafted_on is None else NeverReached(goal)
     free = entry.minimum_norm and nearest
     asked = budget.model_copy(update={"eps": float("inf")}) if free else budget
     ledger = Ledger.empty(len(x), budget.queries)
     prepared = prepared if entry.coarse else prepared.precise()
-    oracle: LabelOracle = entry.access(hooked(entry, prepared, hooks, x, seed), ledger)
+    seen = crafted_on or hooked(entry, prepared, hooks, x, seed)
+    oracle: LabelOracle = entry.access(seen, ledger)
     shards, device = torch.arange(len(x)).split(SHARD), prepared.target.device
     parts = []
     for i, part in enumerate(shards):
         streams = row_streams(seed, numbers[part], entry.id)
         candidates = entry.run(
-            oracle[part], x[part].to(device), goal[part].to(device), asked, rng=streams, **params,
+            oracle[part], x[part].to(device), wish[part].to(device), asked, rng=streams, **params,
             tick=lambda step, total, values, i=i: tick(i * total + step, len(shards) * total, values),
         )  # fmt: skip
         parts.append(candidates.to(x.device))
@@ -120,6 +128,11 @@ def _refuse_without_access(entry: Entry, target: Classifier) -> None:
         raise NotApplicable(f"{entry.id} needs gradients, which this target does not give")
     if issubclass(entry.access, ScoreOracle) and target.outputs == "labels":
         raise NotApplicable(f"{entry.id} needs scores, and this target gives labels only")
+
+
+def _refuse_to_transfer(entry: Entry) -> None:
+    if entry.minimum_norm or not issubclass(entry.access, GradientOracle):
+        raise NotApplicable(f"{entry.id} stops at the first example, and such examples do not transfer")
 
 
 def judge(
@@ -207,7 +220,7 @@ def measure(entry: Entry, case: Case, bench: Bench, tick: Tick) -> Measured:
     found = attempt(
         entry, bench.prepared, x, Misclassify(y), case.budget,
         params=case.params, numbers=numbers[todo], seed=case.seed, nearest=not case.after, hooks=case.hooks,
-        tick=tick,
+        crafted_on=surrogate(case, bench, tick) if case.crafted_on else None, tick=tick,
     )  # fmt: skip
     n = len(samples)
     metrics = _shares(clean, standing, todo, found, n)
@@ -227,7 +240,7 @@ def measure(entry: Entry, case: Case, bench: Bench, tick: Tick) -> Measured:
         clean={"accuracy": share(int(clean.sum()), n)},
         curves={"accuracy_eps": curve} if curve else {},
         flags=_flags(case, found, metrics, baseline),
-        spent=_spent(found.ledger),
+        spent=_spent(found.ledger, case),
         tensors=_evidence(samples, numbers, clean, standing, todo, found)
         | ({"always": always} if case.hooks.answers > 1 else {}),
     )
@@ -326,14 +339,16 @@ def _flags(
     return tuple(flags)
 
 
-def _spent(ledger: Ledger) -> Spent:
+def _spent(ledger: Ledger, case: Case) -> Spent:
+    whose: Literal["target", "surrogate"] = "surrogate" if case.crafted_on else "target"
     if not len(ledger.queries):
-        return Spent()
+        return Spent(of=whose)
     return Spent(
         queries_mean=float(ledger.queries.double().mean()),
         queries_max=int(ledger.queries.max()),
         gradients_mean=float(ledger.gradients.double().mean()),
         gradients_max=int(ledger.gradients.max()),
+        of=whose,
     )
 
 
