@@ -24,9 +24,9 @@ SCENES: dict[str, Scene] = {
         rows=500,
     ),
     "universal.gap": EvasionScene(
-        title="A network makes perturbations within linf 0.1 that change most answers",
-        bar=Bar("fooling_rate", at_least=0.5, gap=0.3),
-        budget=Lp(norm="linf", eps=0.1),
+        title="A network makes perturbations within linf 0.2 that change half of the answers",
+        bar=Bar("fooling_rate", at_least=0.5, gap=0.2),
+        budget=WIDE,
         target=fashion_cnn,
         rows=500,
     ),

@@ -147,7 +147,8 @@ def _transform(net: nn.Module, variant: Variant, budget: Lp, x: Tensor) -> Tenso
     match variant:
         case "p_atn":
             # what tanh cannot reach need not be cut off
-            return x + net(x).tanh() * (budget.radius if budget.norm == "linf" else 1.0)
+            delta: Tensor = net(x).tanh()
+            return x + delta * (budget.radius if budget.norm == "linf" else 1.0)
         case "aae":
             out: Tensor = net(x).sigmoid()
             return out

@@ -74,7 +74,7 @@ def uap(
         The map that adds the perturbation to inputs and keeps them in ball and box.
     """
     alpha = budget.radius / 5 if step_size is None else step_size
-    v = torch.zeros_like(x[:1])
+    v = x.new_zeros(1, *x.shape[1:])
     limit = torch.inf
     for step, rows in enumerate(batches(len(x), batch, steps, rng)):
         part, wish = x[rows], goal[rows.to(x.device)]
