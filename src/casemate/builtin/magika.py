@@ -4,11 +4,14 @@ Files are rows (N, L) of byte / 256 with 1 after their end, L at most 4,096; one
 well. Needs the extra `malware`: the package `magika` has weights and client, `onnx` reads the file.
 """
 
+import json
 import sysconfig
 from collections.abc import Mapping
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -105,14 +108,13 @@ def path() -> Path:
     return Path(str(import_module("magika").__file__)).parent / "models" / NAME / "model.onnx"
 
 
-def _client():  # type: ignore[no-untyped-def]
+@cache
+def _client() -> Any:
     path()
     return import_module("magika").Magika()
 
 
 def _read() -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    import json
-
     import onnx
 
     model = onnx.load(str(path()))

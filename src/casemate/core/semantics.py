@@ -77,7 +77,7 @@ class Features(BaseModel):
         allowed = (x_adv == x) | torch.where(x == 0, self._mask(x, self.add), self._mask(x, self.remove))
         # what the program itself lacks is no fault of the adversary
         kept = torch.ones_like(binary)
-        for part in torch.tensor(self.implies, dtype=torch.int64, device=x.device).split(1000):
+        for part in torch.tensor(self.implies, dtype=torch.int64, device=x.device).view(-1, 2).split(1000):
             cause, effect = part.unbind(1)
             lacking = ((x_adv[:, cause] > 0) & (x_adv[:, effect] == 0)) & ~(
                 (x[:, cause] > 0) & (x[:, effect] == 0)
@@ -253,10 +253,10 @@ def comments(source: bytes) -> Iterator[tuple[int, int]]:
         starts.append(starts[-1] + len(line))
     try:
         for token in tokenize.tokenize(io.BytesIO(source).readline):
-            line, column = token.start
-            if token.type == tokenize.COMMENT and line > 2:
-                before = len(token.line[:column].encode())
-                yield starts[line - 1] + before + 1, starts[line - 1] + before + len(token.string.encode())
+            row, column = token.start
+            if token.type == tokenize.COMMENT and row > 2:
+                start = starts[row - 1] + len(token.line[:column].encode())
+                yield start + 1, start + len(token.string.encode())
     except (tokenize.TokenError, SyntaxError, UnicodeError):
         return
 
