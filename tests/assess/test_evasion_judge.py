@@ -1,9 +1,12 @@
 import torch
+from torch import nn
 
-from casemate.assess.families.evasion import eight_bit, judge
+from casemate.assess.families.evasion import ask, attempt, eight_bit, judge
 from casemate.assess.worst import robust_accuracy, worst_case
-from casemate.core.target import Ledger
-from casemate.core.threat import Lp, Misclassify
+from casemate.core.adaptive import Hooks
+from casemate.core.registry import find
+from casemate.core.target import Classifier, Ledger, Prepared
+from casemate.core.threat import Lp, Misclassify, NeverReached
 
 
 def judged(target, points, x_adv, eps=0.1, norm="linf"):
@@ -64,3 +67,38 @@ def test_R4_adding_an_attack_never_raises_the_worst_case():
     values = [robust_accuracy(attacks[: k + 1]).value for k in range(6)]
     assert values == sorted(values, reverse=True)
     assert torch.equal(worst_case(attacks), torch.stack(attacks).all(0))
+
+
+class Coin(nn.Module):
+    """Class 1 with a probability that the first value gives, anew for each row and answer."""
+
+    def forward(self, x):
+        one = (torch.rand(len(x)) < x[:, 0]).float()
+        return torch.stack([1 - one, one], 1)
+
+
+def test_most_answers_judge_a_random_target_and_any_answer_is_told():
+    """Of 101 answers at p = 0.1, 0.5 +- and 0.9 the majority is 0 and 1; all 101 alike has p < 1e-4."""
+    target = Classifier(Coin(), 2, (1,))
+    x = torch.tensor([[0.1], [0.9], [0.0], [1.0]])
+    state = torch.random.get_rng_state()
+    seen = ask(target, x, Misclassify(torch.zeros(4, dtype=torch.int64)), 101, 0)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert seen.mostly.tolist() == [False, True, False, True]
+    assert seen.once.tolist() == [True, True, False, True]
+    assert seen.label.tolist() == [0, 1, 0, 1]
+
+
+def test_hooks_reach_attacks_with_gradients_and_no_others():
+    """Three draws triple the passes of PGD; a question of random noise stays one."""
+    target = Classifier(nn.Sequential(nn.Linear(2, 2)), 2, (2,))
+    x, y = torch.rand(3, 2, generator=torch.Generator().manual_seed(0)), torch.zeros(3, dtype=torch.int64)
+    spent = {}
+    for name, params in (("evasion.pgd", {"steps": 4}), ("evasion.random_noise", {"draws": 5})):
+        entry = find(name)
+        found = attempt(
+            entry, Prepared(target), x, NeverReached(Misclassify(y)), Lp(norm="linf", eps=0.01),
+            params=entry.validate(params), numbers=torch.arange(3), seed=0, hooks=Hooks(eot=3),
+        )  # fmt: skip
+        spent[name] = found.ledger.queries.tolist()
+    assert spent == {"evasion.pgd": [12] * 3, "evasion.random_noise": [4] * 3}

@@ -6,6 +6,7 @@ from casemate.assess.plan import Ask, Threat
 from casemate.assess.result import Flag, Requirement, Result
 from casemate.assess.store import Store
 from casemate.assess.verdicts import draw
+from casemate.core.adaptive import Hooks
 from casemate.core.threat import Lp
 from casemate.ops.stats import share
 
@@ -155,6 +156,40 @@ def test_S5_one_answer_per_input_of_a_target_that_answers_at_random_decides_noth
         drawn = verdict(store, [stored(store, "evasion.pgd", standing)], [Flag(code="randomised")])
         assert drawn.outcome == "inconclusive"
         assert "at random" in drawn.why
+
+
+def answered(store, standing, always, eot=20):
+    """A result judged by several answers: rows that most answers, and that all answers get right."""
+    hooks = Hooks(eot=eot, answers=20)
+    case = Case(
+        method="evasion.pgd", version=1, data="d", budget=Lp(norm="linf", eps=0.1), rows=100, hooks=hooks
+    )
+    kept, strict = (torch.arange(100) < n for n in (standing, always))
+    result = Result(key=case.key, case=case, status="done", metrics={"robust_accuracy": share(standing, 100)},
+                    baseline={"robust_accuracy": share(100, 100)}, clean={"accuracy": share(100, 100)})  # fmt: skip
+    return store.put(
+        result, {"standing": kept, "always": strict, "clean_correct": torch.ones(100, dtype=torch.bool)}
+    )
+
+
+def test_S5_several_answers_judge_a_target_that_answers_at_random(tmp_path):
+    """It falls by what most answers say, holds only by what every answer says, and is open in between."""
+    store, random = Store(tmp_path), [Flag(code="randomised")]
+    outcomes = {
+        numbers: verdict(store, [answered(store, *numbers)], random).outcome
+        for numbers in ((20, 10), (90, 80), (90, 20))
+    }
+    assert outcomes == {(20, 10): "falls", (90, 80): "holds", (90, 20): "inconclusive"}
+    assert (
+        verdict(store, [answered(store, 90, 80)], [*random, Flag(code="more-steps-hurt")]).outcome != "holds"
+    )
+
+
+def test_S5_a_random_target_holds_against_nobody_who_did_not_average(tmp_path):
+    store = Store(tmp_path)
+    drawn = verdict(store, [answered(store, 90, 80, eot=1)], [Flag(code="randomised")])
+    assert drawn.outcome == "inconclusive"
+    assert "averaged" in drawn.why
 
 
 def test_a_stand_in_recipe_is_a_doubt_about_what_trains_and_about_nothing_else(tmp_path):

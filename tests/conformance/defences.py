@@ -174,8 +174,9 @@ def has_a_loss_to_learn_from(entry: Entry) -> None:
     """
     for make, shape, classes in ((make_conv, (1, 8, 8), 3), (make_mlp, (7,), 3), (Odd, (1, 40, 56), 7)):
         data = patterns(6, shape, classes)
+        changed = entry.run(recipe(make), **quick(entry))
         with models.seeded(1):
-            net = make()
+            net = changed.make()
         before, x = models.state(net), bits(data.x, data.y)
         with untouched():
             try:
@@ -200,9 +201,10 @@ def has_a_loss_to_learn_from(entry: Entry) -> None:
 @check("training")
 def takes_its_random_numbers_from_the_stream(entry: Entry) -> None:
     data = patterns(6, (1, 8, 8), 3)
+    changed = entry.run(recipe(), **quick(entry))
     with models.seeded(1):
-        net = make_conv().eval()
-    loss = entry.run(recipe(), **quick(entry)).batch_loss
+        net = changed.make().eval()
+    loss = changed.batch_loss
     first, second = (loss(net, data.x, data.y, rng=generator(3)) for _ in range(2))
     assert torch.equal(first, second)
 
@@ -211,11 +213,13 @@ def takes_its_random_numbers_from_the_stream(entry: Entry) -> None:
 def puts_modes_back_after_an_error(entry: Entry) -> None:
     """A net that raises in the middle of the loss is as it was, so that training can be resumed."""
     data = patterns(6, (1, 8, 8), 3)
-    loss = entry.run(recipe(), **quick(entry)).batch_loss
+    changed = entry.run(recipe(), **quick(entry))
+    loss = changed.batch_loss
     for fatal in (1, 2, 3):
         with models.seeded(1):
-            net = make_conv()
-        net[0].weight.requires_grad_(False)
+            net = changed.make()
+        inner = next(m for m in net.modules() if isinstance(m, nn.Sequential))
+        inner[0].weight.requires_grad_(False)
         calls = 0
 
         def fail(*_: object, fatal: int = fatal) -> None:
@@ -224,7 +228,7 @@ def puts_modes_back_after_an_error(entry: Entry) -> None:
             if calls == fatal:
                 raise Cancelled("enough")
 
-        hook = net[-1].register_forward_hook(fail)
+        hook = inner[-1].register_forward_hook(fail)
         modes = [(m.training, *(p.requires_grad for p in m.parameters())) for m in net.modules()]
         with contextlib.suppress(Cancelled):
             loss(net, data.x, data.y, rng=generator())

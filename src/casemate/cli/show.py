@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 # which kinds of defence answer which kind of attack
 ANSWERS = {
-    "evasion": ("training",),
+    "evasion": ("training", "serving"),
     "universal": ("training",),
     "physical": ("training",),
     "malware": ("training",),
@@ -27,6 +27,7 @@ THREATS = {
     "backdoor": "The adversary changes a share of the training rows, so that inputs with a trigger get the class they want.",
     "membership": "The adversary asks the model about a record, to find out whether it was trained on.",
     "training": "A defence: it changes how the model is trained.",
+    "serving": "A defence: it changes how a finished model answers.",
     "screening": "A defence: it looks for poisoned rows before the model is trained on what is left.",
     "repair": "A defence: it mends a trained model with a little clean data.",
 }

@@ -28,6 +28,8 @@ class RandomResize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Resize and move x (N, C, H, W), each row on its own."""
+        if not len(x):
+            return x
         factor = self.smallest + (1 - self.smallest) * torch.rand_like(x[:, 0, 0, 0])
         # a corner of the small picture, so that it stays inside
         place = (2 * torch.rand_like(x[:, 0, 0, :2]) - 1) * (1 - factor)[:, None]
@@ -43,7 +45,7 @@ def random_resize(
     target: Classifier,
     /,
     *,
-    smallest: Annotated[float, Gt(0), Le(1)] = 0.7,
+    smallest: Annotated[float, Gt(0), Le(1)] = 0.85,
     rng: Generator,
 ) -> Classifier:
     """Shrink and move pictures at random before they reach the model; an exhibit, broken by EOT.

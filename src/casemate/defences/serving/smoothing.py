@@ -120,7 +120,7 @@ def certify(
 
     Args:
         target: the classifier, not smoothed yet.
-        x: inputs (N, *S) in [0, 1].
+        x: inputs (N, *S) in [0, 1], on the target's device.
         sigma: standard deviation of the noise, in units of `x`.
         guesses: votes that choose the class, n0 in the paper.
         draws: votes that bound its probability, n in the paper.
@@ -144,7 +144,7 @@ def certify(
     label = torch.full((len(x),), ABSTAINS)
     radius = torch.zeros(len(x), dtype=torch.float64)
     for i in range(len(x)):
-        row, noise = x[i : i + 1].to(target.device), rng[i : i + 1]
+        row, noise = x[i : i + 1], rng[i : i + 1]
         top = int(_votes(prepared, row, sigma, guesses, noise).argmax())
         hits = int(_votes(prepared, row, sigma, draws, noise)[top])
         sure = float(stats.beta.ppf(alpha, hits, draws - hits + 1)) if hits else 0.0
@@ -156,11 +156,11 @@ def certify(
 
 def _votes(prepared: Prepared, row: Tensor, sigma: float, count: int, noise: RowGenerator) -> Tensor:
     """Count the votes on noisy copies of one input, (K,)."""
-    total = torch.zeros(prepared.target.classes, dtype=torch.int64)
+    total = torch.zeros(prepared.target.classes, dtype=torch.int64, device=row.device)
     while count:
         size = min(count, BATCH)
         copies = row + sigma * noise.normal(size, *row.shape[1:])[0].to(row)
-        labels = prepared.quick(copies).argmax(1).cpu()
+        labels = prepared.quick(copies).argmax(1)
         total += labels.bincount(minlength=len(total))
         count -= size
     return total
