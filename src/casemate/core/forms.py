@@ -9,6 +9,7 @@ from casemate.core.data import Poison, PoisonBudget, Practice, Samples, World
 from casemate.core.pasting import Pasting
 from casemate.core.physical import PhysicalBudget
 from casemate.core.recipe import Recipe
+from casemate.core.semantic import SemanticBudget
 from casemate.core.semantics import Semantics
 from casemate.core.target import Classifier, GradientOracle, LabelOracle, ScoreOracle
 from casemate.core.threat import Goal, Lp
@@ -58,6 +59,29 @@ class UniversalAttack(Protocol):
         tick: Tick = ignore,
     ) -> Callable[[Tensor], Tensor]:
         """Return the map."""
+        ...
+
+
+class SemanticAttack(Protocol):
+    """Change inputs x (N, *S) so that the target errs and their meaning stays.
+
+    The budget opens a space of codes (see `core.spaces.space_of`), and the result (N, A) are codes, not
+    inputs: the harness clips and decodes them itself, so that what the adversary may not do cannot
+    happen. Rows for which nothing was found may have any code.
+    """
+
+    def __call__(
+        self,
+        oracle: LabelOracle,
+        x: Tensor,
+        goal: Goal,
+        budget: SemanticBudget,
+        /,
+        *,
+        rng: RowGenerator,
+        tick: Tick = ignore,
+    ) -> Tensor:
+        """Return codes of candidates."""
         ...
 
 

@@ -3,8 +3,6 @@
 import torch
 from torch import Tensor
 
-GREY = (0.299, 0.587, 0.114)  # weights of red, green and blue in luminance (ITU-R BT.601)
-
 
 def to_hsv(x: Tensor) -> Tensor:
     """Convert images (N, 3, H, W) of red, green and blue, all in [0, 1]; the hue of grey is 0."""
@@ -26,9 +24,3 @@ def from_hsv(hsv: Tensor) -> Tensor:
     return torch.stack(
         [value - value * saturation * torch.minimum(k, 4 - k).clamp(0, 1) for k in parts], 1
     ).clamp(0, 1)
-
-
-def grey(x: Tensor) -> Tensor:
-    """Take the luminance (N, 1, H, W) of images (N, 3, H, W)."""
-    weights = torch.tensor(GREY, dtype=x.dtype, device=x.device)
-    return (x * weights[:, None, None]).sum(1, keepdim=True)

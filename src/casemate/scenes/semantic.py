@@ -1,5 +1,76 @@
 """Scenes of semantic attacks: changes that keep the meaning and leave every ball."""
 
-from casemate.scenes.scene import Scene
+from dataclasses import replace
+from functools import partial
 
-SCENES: dict[str, Scene] = {}
+import torch
+
+from casemate.builtin import shapes as drawn
+from casemate.builtin.data import shapes
+from casemate.builtin.nets import small_cnn
+from casemate.builtin.target import fashion_cnn, fashion_cnn_robust
+from casemate.core.data import Samples
+from casemate.core.recipe import Recipe
+from casemate.core.semantic import Attribute, Attributes, Colours, Conditional, Latent
+from casemate.ops.colours import from_hsv
+from casemate.ops.rng import generator
+from casemate.scenes.scene import Bar, EvasionScene, Scene
+
+SHAPES = partial(shapes, 10000, 1000)
+NAMES: tuple[Attribute, ...] = ("angle", "centre", "scale", "colour", "background", "contrast", "stripes")
+
+
+def _shapes_net() -> Recipe:
+    return Recipe(partial(small_cnn, (3, 32, 32), 6), "small_cnn 3x32x32 6", epochs=8, lr=3e-3)
+
+
+def typical_shapes(train: int = 4000, test: int = 1000, seed: int = 0) -> tuple[Samples, Samples]:
+    """Draw bright shapes that have a way up and a typical hue, as many things do, before dark backgrounds."""
+    a, rng = drawn.sample(train + test, seed), generator(seed, "typical shapes")
+    hue = (a.label / 6 + 0.1 * (torch.rand(len(a), generator=rng) - 0.5)) % 1
+    lively, bright, dark = 0.6 + 0.4 * torch.rand(3, len(a), generator=rng)
+    colour = from_hsv(torch.stack([hue, lively, bright], 1)[:, :, None, None])[:, :, 0, 0]
+    angle = 0.4 * (torch.rand(len(a), generator=rng) - 0.5)
+    a = replace(a, colour=colour, background=a.background * 0.4 * dark[:, None], angle=angle)
+    x = torch.cat([drawn.render(a[slice(i, i + 500)]) for i in range(0, len(a), 500)]).clamp(0, 1)
+    samples = Samples(x, a.label, len(drawn.NAMES), drawn.NAMES)
+    return samples[slice(0, train)], samples[slice(train, None)]
+
+
+SCENES: dict[str, Scene] = {
+    "semantic.natural": EvasionScene(
+        title="Images that a generator makes near another are misread, and read as before by other nets",
+        bar=Bar("success_rate", at_least=0.5, gap=0.2),
+        budget=Latent(generator="generator_fashion_vae", radius=6.0, queries=4000),
+        target=fashion_cnn,
+        rows=100,
+        params={"samples": 200, "step": 0.05},
+    ),
+    "semantic.unrestricted": EvasionScene(
+        title="Images made from nothing for a class fool an adversarially trained net and no others",
+        bar=Bar("success_rate", at_least=0.5, gap=0.2),
+        budget=Conditional(generator="generator_fashion_conditional_gan", noise=0.1),
+        target=fashion_cnn_robust,
+        rows=200,
+    ),
+    "semantic.attributes": EvasionScene(
+        title="A turned and recoloured shape is misread where random ones are not",
+        bar=Bar("success_rate", at_least=0.7, gap=0.35),
+        budget=Attributes(
+            names=NAMES,
+            limits=(0.15, 0.05, 0.05, 0.1, 0.1, 0.1, 0.25),
+            drawn=11000,
+        ),
+        recipe=_shapes_net,
+        data=SHAPES,
+        params={"steps": 30, "step_size": 0.3},
+    ),
+    "semantic.hue_saturation": EvasionScene(
+        title="Shifted colours are misread, although nets that see brightness alone read them as before",
+        bar=Bar("success_rate", at_least=0.6, gap=0.2),
+        budget=Colours(),
+        recipe=_shapes_net,
+        data=typical_shapes,
+        params={"trials": 200},
+    ),
+}
