@@ -20,6 +20,7 @@ import forward
 import numpy
 import peers
 import torch
+import universal
 
 
 def surroundings() -> dict[str, Any]:
@@ -74,7 +75,7 @@ def _score(score: Any) -> dict[str, Any]:
 def main() -> None:
     """Run, print, and write `benchmarks.md` and `benchmarks.json`."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--only", nargs="*", default=(), choices=evasion.CONTESTS)
+    parser.add_argument("--only", nargs="*", default=(), choices=[*evasion.CONTESTS, "universal"])
     parser.add_argument("--tiny", action="store_true", help="small numbers, to see that everything runs")
     parser.add_argument("--out", type=Path, default=Path("out-benchmarks"), help="folder for the results")
     options = parser.parse_args()
@@ -95,7 +96,13 @@ def main() -> None:
     say("\n".join(f"- {key}: {value}" for key, value in about.items()) + "\n")
     say("## Forward passes without a graph\n\n" + forward.table(2 if options.tiny else 7) + "\n")
     say("## Evasion\n")
-    rounds = evasion.run(evasion.TINY if options.tiny else evasion.Sizes(), options.only, say)
+    contests = [name for name in options.only if name != "universal"]
+    rounds = []
+    if contests or not options.only:
+        rounds = evasion.run(evasion.TINY if options.tiny else evasion.Sizes(), contests, say)
+    if "universal" in options.only or not options.only:
+        say("## Universal\n")
+        universal.run(say, tiny=options.tiny)
     file = {"surroundings": about, "evasion": record(rounds)}
     (options.out / "benchmarks.json").write_text(json.dumps(file, indent=2), encoding="utf-8")
 
