@@ -17,6 +17,7 @@ from casemate.core.errors import UsageError
 from casemate.core.pasting import Pasting
 from casemate.core.physical import Print, Sticker
 from casemate.core.registry import find
+from casemate.core.semantic import Latent
 from casemate.core.semantics import Semantics
 from casemate.core.threat import Lp, parse_eps
 from casemate.ops.norms import Norm
@@ -43,7 +44,8 @@ class Threat(BaseModel):
     with an `area`, a share of the pixels, is one of stickers instead, a universal one with an `area` one of a patch. With `chain`
     each attack gets only the rows that the ones before it left standing. `rates` are shares of
     the training rows. A malware threat names its `semantics`, what may be changed, or in a plan's file a
-    JSON file that says so. `eot` draws of the target's randomness are averaged in each gradient, and
+    JSON file that says so. A semantic threat names the `generator` whose codes are moved: a shipped one or
+    a file.safetensors. `eot` draws of the target's randomness are averaged in each gradient, and
     gradients go round the layers that `bpda` names by patterns, "auto" for those found to stop them;
     without these settings the checks decide (see `assess.checks.adaptation`). With `surrogates` the
     adversary knows nothing of the target but its data: attacks work on the mean of nets of these kinds
@@ -62,6 +64,7 @@ class Threat(BaseModel):
     area: float | None = Field(default=None, gt=0, le=1)
     queries: int | None = Field(default=None, ge=1)
     semantics: Semantics | None = None
+    generator: str | None = None
     rates: tuple[float, ...] = ()
     repeats: int = Field(default=3, ge=1)
     rows: int | None = Field(default=None, ge=1)
@@ -94,6 +97,10 @@ class Threat(BaseModel):
                 return Sticker(area=self.area)
             case "physical":
                 return Print.model_validate({"norm": self.norm, "eps": eps})
+            case "semantic":
+                return None if self.generator is None else Latent(
+                    generator=self.generator, radius=6.0, queries=self.queries
+                )
             case _:
                 return None
 
@@ -159,6 +166,7 @@ METRICS: dict[str, dict[str, Literal["at_least", "at_most"]]] = {
     "evasion": {"robust_accuracy": "at_least"},
     "universal": {"robust_accuracy": "at_least", "success_rate": "at_most", "fooling_rate": "at_most"},
     "physical": {"robust_accuracy": "at_least", "success_rate": "at_most"},
+    "semantic": {"robust_accuracy": "at_least", "success_rate": "at_most"},
     "malware": {"robust_accuracy": "at_least", "success_rate": "at_most", "evasion_rate": "at_most"},
     "poisoning": {"accuracy_drop": "at_most", "accuracy": "at_least"},
     "backdoor": {"attack_success": "at_most", "accuracy": "at_least"},
@@ -217,6 +225,16 @@ def _labels_only(attacks: tuple[Ask, ...], **settings: Any) -> Threat:
         id="evasion-labels", family="evasion", norm="l2", attacks=attacks,
         title="An adversary who sees only decisions",
         question="Can the model be fooled by somebody who only asks it?",
+        require=Requirement(metric="robust_accuracy", at_least=0.5), **settings,
+    )  # fmt: skip
+
+
+def _semantic(**settings: Any) -> Threat:
+    natural = Ask(method="semantic.natural", params={"samples": 100, "step": 0.1})
+    return Threat(
+        id="semantic-natural", family="semantic", attacks=(natural,), generator="generator_fashion_vae",
+        title="Natural inputs that are misread",
+        question="Is there an input near this one, as natural and with the same meaning, that the model misreads?",
         require=Requirement(metric="robust_accuracy", at_least=0.5), **settings,
     )  # fmt: skip
 
@@ -302,6 +320,7 @@ def _standard() -> Plan:
             _transfer(TRANSFER, rows=500),
             _labels_only((Ask(method="evasion.hop_skip_jump"),), rows=100, queries=2500),
             _universal(rows=500),
+            _semantic(rows=100, queries=2000),
             _print(rows=100),
             _backdoor((0.002, 0.005, 0.01, 0.03), repeats=3),
             _poison((0.1, 0.2, 0.4), repeats=3),

@@ -21,7 +21,7 @@ ACCESS = {
 def command(
     family: Annotated[
         Literal[
-            "evasion", "universal", "physical", "malware", "poisoning", "backdoor", "membership", "training", "screening", "repair"
+            "evasion", "universal", "semantic", "physical", "malware", "poisoning", "backdoor", "membership", "training", "screening", "repair"
         ]
         | None,
         typer.Argument(help="Only methods of this family."),

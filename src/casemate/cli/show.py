@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 ANSWERS = {
     "evasion": ("training", "serving"),
     "universal": ("training",),
+    "semantic": ("training",),
     "physical": ("training",),
     "malware": ("training",),
     "poisoning": ("screening",),
@@ -21,6 +22,7 @@ ANSWERS = {
 THREATS = {
     "evasion": "The adversary changes an input, within a budget, so that the model errs on it.",
     "universal": "The adversary learns one change, within a budget, that makes the model err on inputs never seen.",
+    "semantic": "The adversary makes an input of the same meaning, however far away, on which the model errs.",
     "physical": "The adversary changes a picture so that the model errs on photographs of its print.",
     "malware": "The adversary changes a program, which must still work, so that a detector lets it pass.",
     "poisoning": "The adversary changes a share of the training rows, so that the trained model errs.",

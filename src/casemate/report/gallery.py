@@ -28,6 +28,7 @@ LABELS = {
     "evasion": ("clean", "adversarial"),
     "universal": ("clean", "with the universal change"),
     "physical": ("clean", "to be printed"),
+    "semantic": ("original", "made"),
     "malware": ("original", "changed"),
     "poisoning": ("original", "poisoned"),
     "backdoor": ("original", "with trigger"),

@@ -12,6 +12,7 @@ from casemate.report.model import View
 FAMILIES = (
     ("evasion", "Inputs that fool the model"),
     ("universal", "One change that fools the model on many inputs"),
+    ("semantic", "Inputs that keep their meaning and fool the model"),
     ("physical", "Pictures that fool the model from paper"),
     ("malware", "Programs that a detector lets pass"),
     ("poisoning", "Poisoned training rows"),

@@ -55,6 +55,12 @@ TERMS = (
         "The share of pictures that fool as files, but no longer once they were printed and photographed.",
         ("physical",),
     ),
+    Term(
+        "Legitimacy",
+        "A changed input counts only if it still shows the same thing: by construction, or because most of "
+        "several independent nets, which the adversary does not know, read it so.",
+        ("semantic",),
+    ),
     Term("White box, black box", "Whether the adversary knows the model's weights, or can only ask it."),
     Term(
         "Universal change",

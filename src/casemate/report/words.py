@@ -58,6 +58,19 @@ METRICS = {
         "of the correctly classified inputs are fooled by the file and not by its photograph",
         safer="high",
     ),
+    "misread_rate": Metric(
+        "Misread, whatever they show", "of the inputs are misread, those that lost their meaning counted as well"
+    ),
+    "legitimacy": Metric(
+        "Meaning kept", "of the misread inputs still show what they should, by independent judges", "share", "high"
+    ),
+    "accuracy_made_again": Metric(
+        "Accuracy on inputs made again", "of the inputs are right as they are and once the generator made them again",
+        safer="high",
+    ),
+    "median_latent_distance": Metric(
+        "Median distance of codes", "is the median distance of the codes of misread inputs", "plain", "high"
+    ),
     "fooling_rate": Metric("Answers changed", "of the answers differ from those without the change"),
     "true_class_second_rate": Metric(
         "True class kept second", "of the inputs get the wanted class first and their true one second"

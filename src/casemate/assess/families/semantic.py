@@ -64,6 +64,11 @@ def measure(entry: Entry, case: Case, bench: Bench, tick: Tick) -> Measured:
         again = samples.x if isinstance(budget, Conditional) else decode(space, space.start)
         # an input that is misread as soon as it is made again is no success of the attack
         able = correct & (bench.target.predict(again).argmax(1) == samples.y)
+    if 2 * int(able.sum()) < int(correct.sum()):
+        raise NotApplicable(
+            f"what the generator makes of this data is misread: {int(able.sum())} of {int(correct.sum())} "
+            "rows are still right, so that it is no generator for this data"
+        )
     todo = able.nonzero().flatten()
     x, y = samples.x[todo], samples.y[todo]
     codes, ledger = _attacked(entry, case, budget, bench, x, goal[todo], numbers[todo], tick)
