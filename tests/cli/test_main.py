@@ -144,7 +144,7 @@ def test_show_prints_summary_threat_model_defaults_papers_and_defences(said):
     assert "Defences of this version against such attacks: training." in out
     shown = json.loads(said("show", "evasion.pgd", "--json")[1])
     assert shown["id"] == "evasion.pgd"
-    assert all(d.startswith("training.") for d in shown["defences"])
+    assert all(d.startswith(("training.", "serving.")) for d in shown["defences"])
 
 
 def test_a_reader_that_has_had_enough_is_no_error():

@@ -53,12 +53,13 @@ def _certain() -> CertifiedScene:
 
 SCENES: dict[str, Scene] = {
     "evasion.bpda": ExhibitScene(
-        title="Four levels stop PGD and not BPDA: every row within linf 0.2",
-        bar=Bar("success_rate", at_least=0.95, gap=0.5),
+        title="Four levels stop PGD and not BPDA: every row within linf 0.18",
+        # random signs jump over levels as well: the tenth draw fools half of the rows
+        bar=Bar("success_rate", at_least=0.95, gap=0.3),
         naive=0.1,
         defence="serving.bit_depth",
         target=fashion_cnn,
-        budget=linf(0.2),
+        budget=linf(0.18),
         attack="evasion.bpda",
         naive_params=STEPS,
     ),
@@ -95,6 +96,7 @@ SCENES: dict[str, Scene] = {
     "serving.random_resize": ExhibitScene(
         title="Random sizes and places slow PGD down and not EOT, within linf 0.09",
         bar=BROKEN,
+        naive=0.2,  # a single draw points the right way on some rows: 13% to 15% of them
         defence="serving.random_resize",
         target=fashion_cnn,
         params={"smallest": 0.8},
