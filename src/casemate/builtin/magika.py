@@ -77,7 +77,7 @@ def seen(numbers: Tensor) -> tuple[Tensor, Tensor]:
     """
     length = numbers.shape[1]
     position = torch.arange(length, device=numbers.device)
-    white = torch.isin(numbers, torch.tensor(list(WHITE), device=numbers.device))
+    white = (numbers[..., None] == torch.tensor(list(WHITE), device=numbers.device)).any(2)
     size = (numbers != PAD).sum(1)
     dark = ~white & (numbers != PAD)
     first = torch.where(dark, position, length).amin(1).minimum(size)

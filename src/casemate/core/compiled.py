@@ -3,6 +3,7 @@
 import io
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +49,8 @@ def compile_forward(prepared: Prepared, x: Tensor, /) -> Forward | None:
 def _candidates(prepared: Prepared, x: Tensor) -> Iterator[Forward]:
     for build in BUILDERS:
         try:
-            with warnings.catch_warnings(record=True) as said:
+            # an exporter that fails prints its graph, which would be read as our own output
+            with warnings.catch_warnings(record=True) as said, redirect_stdout(io.StringIO()):
                 warnings.simplefilter("always")
                 compiled = build(prepared, x)
         except Exception:  # noqa: S112 - exporters fail in their own ways; such a net runs as it is
