@@ -58,7 +58,9 @@ def jury(bench: Bench, held: Tensor, seed: int, tick: Tick, *, colour: bool = Tr
             x, y = torch.cat([bench.train.x, data.x]), torch.cat([bench.train.y, data.y])
             data = Samples(x, y, max(bench.train.classes, data.classes))
         if data.x.dim() != 4 or len(data) < ROWS:
-            raise NotApplicable(f"independent readers of the meaning need at least {ROWS} images to learn from")
+            raise NotApplicable(
+                f"independent readers of the meaning need at least {ROWS} images to learn from"
+            )
         shape = data.shape if colour else (1, *data.shape[1:])
         jobs = [
             (_recipe(make, shape, data.classes, colour), data, seed_of(seed, "jury", i))

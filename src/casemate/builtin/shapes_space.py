@@ -34,7 +34,7 @@ class ShapeSpace:
     def start(self) -> Tensor:
         """Attributes of the pictures as they are."""
         n = len(self.known)
-        return torch.cat([getattr(self.known, name).view(n, -1) for name in self.names], 1)
+        return torch.cat([getattr(self.known, name).view(n, self._size(name)) for name in self.names], 1)
 
     @property
     def scale(self) -> Tensor:

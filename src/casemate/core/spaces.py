@@ -147,7 +147,8 @@ class LatentSpace:
         """Draw directions uniformly and distances uniformly up to the radius."""
         way = rng.normal(self.model.latent).to(self.start)
         length = rng.uniform(1).to(self.start) * self.radius
-        return self.start + way / way.norm(dim=1, keepdim=True) * length
+        drawn: Tensor = self.start + way / way.norm(dim=1, keepdim=True) * length
+        return drawn
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,9 @@ def _read(path: Path) -> Model:
                 else latent_model(latent, shape, width)
             )
         for part, net in _parts(model).items():
-            net.load_state_dict({k.removeprefix(f"{part}."): v for k, v in weights.items() if k.startswith(part)})
+            net.load_state_dict(
+                {k.removeprefix(f"{part}."): v for k, v in weights.items() if k.startswith(part)}
+            )
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"The generator {path.name} cannot be read: {error}") from None
     if _digest(weights) != made.get("weights"):

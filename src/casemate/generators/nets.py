@@ -75,5 +75,7 @@ def finished(net: nn.Module) -> nn.Module:
 
 def _image(shape: tuple[int, ...]) -> tuple[int, int, int]:
     if len(shape) != 3 or shape[1] % 4 or shape[2] % 4:
-        raise ValueError(f"A generator makes images (C, H, W) with sides that are multiples of 4. Got {shape}.")
+        raise ValueError(
+            f"A generator makes images (C, H, W) with sides that are multiples of 4. Got {shape}."
+        )
     return shape[0], shape[1], shape[2]

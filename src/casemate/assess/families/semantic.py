@@ -180,9 +180,7 @@ def _metrics(found: Judged, correct: Tensor, budget: SemanticBudget) -> dict[str
     return metrics
 
 
-def _clean(
-    x: Tensor, y: Tensor, correct: Tensor, able: Tensor, readers: Jury | None
-) -> dict[str, Estimate]:
+def _clean(x: Tensor, y: Tensor, correct: Tensor, able: Tensor, readers: Jury | None) -> dict[str, Estimate]:
     clean = {
         "accuracy": share(int(correct.sum()), len(y)),
         "robust_accuracy": share(int(correct.sum()), len(y)),
@@ -204,9 +202,7 @@ def _spent(ledger: Ledger) -> Spent:
     )
 
 
-def _flags(
-    found: Judged, metrics: dict[str, Estimate], baseline: dict[str, Estimate]
-) -> tuple[Flag, ...]:
+def _flags(found: Judged, metrics: dict[str, Estimate], baseline: dict[str, Estimate]) -> tuple[Flag, ...]:
     flags = []
     if found.stray.any():
         detail = f"{int(found.stray.sum())} codes are not allowed or are not numbers"

@@ -82,7 +82,9 @@ def natural(
     spent = 0
     while bool(active.any()) and (budget.queries is None or spent + samples <= budget.queries):
         rows = active.nonzero().flatten()
-        length, codes = _shell(oracle[rows], space[rows], goal[rows], low[rows], high[rows], samples, rng[rows])
+        length, codes = _shell(
+            oracle[rows], space[rows], goal[rows], low[rows], high[rows], samples, rng[rows]
+        )
         spent += samples
         hit = length < distance[rows]
         best[rows[hit]], distance[rows[hit]] = codes[hit], length[hit]

@@ -74,7 +74,9 @@ def unrestricted(
         NotApplicable: the budget is not conditional, or the goal is not misclassification.
     """
     if not isinstance(budget, Conditional):
-        raise NotApplicable("semantic.unrestricted asks a generator for a class: it needs a conditional budget")
+        raise NotApplicable(
+            "semantic.unrestricted asks a generator for a class: it needs a conditional budget"
+        )
     opened = space_of(budget, x, goal)
     assert isinstance(opened, ConditionalSpace)
     space, result, size = opened, opened.draw(rng), opened.model.latent
@@ -118,4 +120,5 @@ def _moved(codes: Tensor, grad: Tensor, size: int, step: int, step_size: float, 
 
 def _shifted(codes: Tensor, grad: Tensor, size: int, step_size: float) -> Tensor:
     """Take a step of the noise's logits along the normalised gradient."""
-    return codes[:, size:] - step_size * grad[:, size:].sign()
+    shifted: Tensor = codes[:, size:] - step_size * grad[:, size:].sign()
+    return shifted
