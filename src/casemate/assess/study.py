@@ -255,7 +255,10 @@ def power(size: float, n: int, level: float = 0.05) -> float:
         return float("nan")
     bound = _stats.t.ppf(1 - level / 2, n - 1)
     shift = abs(size) * n**0.5
-    return float(_stats.nct.sf(bound, n - 1, shift) + _stats.nct.cdf(-bound, n - 1, shift))
+    # scipy gives no number where a tail is too far out to tell from 0
+    near = 1.0 if shift > 30 else float(_stats.nct.sf(bound, n - 1, shift))
+    far = float(np.nan_to_num(_stats.nct.cdf(-bound, n - 1, shift)))
+    return min(1.0, near + far)
 
 
 def needed(size: float, wanted: float = 0.8, most: int = 5000) -> int | None:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from casemate.builtin.data import fashion_mini
-from casemate.builtin.nets import small_cnn, small_patches, small_resnet, small_strided, small_vgg
+from casemate.builtin.nets import small_cnn, small_mlp, small_patches, small_resnet, small_strided, small_vgg
 from casemate.builtin.target import CLASSES, SHAPE
 from casemate.core.recipe import Recipe
 from casemate.core.threat import Lp
@@ -22,6 +22,7 @@ vgg = partial(_recipe, small_vgg, "vgg")
 resnet = partial(_recipe, small_resnet, "resnet")
 strided = partial(_recipe, small_strided, "strided")
 patches = partial(_recipe, small_patches, "patches")
+mlp = partial(_recipe, small_mlp, "mlp")
 cnn = partial(_recipe, small_cnn, "cnn")
 
 
@@ -46,5 +47,16 @@ SCENES: dict[str, Scene] = {
     "evasion.ti_fgsm": _transferred("A blurred gradient"),
     "evasion.si_fgsm": _transferred("A row of darker copies"),
     "evasion.vmi_fgsm": _transferred("Variance tuning", {"neighbours": 5}),
+    # towards a class of the adversary's choice only 13% (a plain net) to 28% (a residual one) of 150
+    # pictures transfer here at this radius, 2% to 5% with the change mirrored: grey pictures of 28 pixels
+    # are far from the half that a study of people would want, so the scene asks for any other class
+    "evasion.human": EvasionScene(
+        title="Five nets behind a retina fool a residual net that they never asked, within linf 32/255",
+        bar=Bar("success_rate", at_least=0.3, gap=0.15),
+        budget=Lp(norm="linf", eps=32 / 255),
+        recipe=resnet,
+        surrogates=(vgg, strided, patches, mlp, cnn),
+        data=fashion_mini,
+    ),
     "evasion.pgn": _transferred("A flat maximum", {"samples": 5}),
 }

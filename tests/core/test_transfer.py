@@ -1,0 +1,95 @@
+"""Ways of taking a gradient against what they stand for, written out."""
+
+import pytest
+import torch
+
+from casemate.core.errors import NotApplicable
+from casemate.core.registry import find
+from casemate.core.target import GradientOracle
+from casemate.core.threat import Lp, Misclassify, NeverReached
+from casemate.core.transfer import Sight, blurred, gradient, scaled, shrunk
+from casemate.ops.rng import rows
+from conformance.models import conv, mlp
+
+
+def run(name, setting, **params):
+    oracle = GradientOracle(setting.target, len(setting.x))
+    goal = NeverReached(Misclassify(setting.y))
+    entry = find(f"evasion.{name}")
+    settings = entry.validate({"steps": 3, **params})
+    return entry.run(
+        oracle, setting.x, goal, Lp(norm="linf", eps=0.1), rng=rows(0, len(setting.x)), **settings
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [
+        ("di_fgsm", {"probability": 0.0}),
+        ("di_fgsm", {"smallest": 1.0, "probability": 1.0}),
+        ("ti_fgsm", {"kernel": 1}),
+        ("si_fgsm", {"copies": 1}),
+        ("vmi_fgsm", {"reach": 0.0, "neighbours": 2}),
+        ("pgn", {"reach": 0.0, "samples": 1, "balance": 0.0}),
+    ],
+)
+def test_G6_without_its_own_idea_each_is_mi_fgsm(name, params):
+    torch.testing.assert_close(run(name, conv(), **params), run("mi_fgsm", conv()))
+
+
+def test_G6_without_momentum_nesterov_looks_nowhere():
+    torch.testing.assert_close(run("ni_fgsm", conv(), decay=0.0), run("mi_fgsm", conv(), decay=0.0))
+
+
+@pytest.mark.parametrize("name", ["di_fgsm", "ti_fgsm", "si_fgsm", "ni_fgsm", "vmi_fgsm", "pgn"])
+def test_the_idea_of_each_changes_the_example(name):
+    assert not torch.equal(run(name, conv()), run("mi_fgsm", conv()))
+
+
+def test_views_combine():
+    """TI-DIM by either name."""
+    torch.testing.assert_close(run("ti_fgsm", conv(), views="di"), run("di_fgsm", conv(), views="ti"))
+
+
+@pytest.mark.parametrize("views", ["dj", "di,di", "di ti"])
+def test_unknown_views_are_refused(views):
+    with pytest.raises(Exception, match="some of di, si, ti"):
+        find("evasion.ni_fgsm").validate({"views": views})
+
+
+def test_shrinking_is_interpolation_and_black_around():
+    x = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = shrunk(x, torch.tensor([0.75, 0.5]), torch.tensor([0.0, 0.99]), torch.tensor([0.5, 0.0]))
+    # 6 pixels, at the top, 1 of 0 .. 2 from the left; 4 pixels, at the bottom left
+    for row, (side, top, left) in enumerate([(6, 0, 1), (4, 4, 0)]):
+        expected = torch.zeros(3, 8, 8, dtype=torch.float64)
+        small = torch.nn.functional.interpolate(x[row : row + 1], size=(side, side), mode="bilinear")[0]
+        expected[:, top : top + side, left : left + side] = small
+        torch.testing.assert_close(found[row], expected)
+
+
+def test_a_blur_is_the_outer_product_of_its_weights():
+    """Three weights at -3, 0, 3 deviations: exp(-4.5), 1, exp(-4.5) over their sum."""
+    point = torch.zeros(1, 1, 5, 5, dtype=torch.float64)
+    point[0, 0, 2, 2] = 1
+    line = torch.tensor([-4.5, 0.0, -4.5], dtype=torch.float64).exp()
+    line = line / line.sum()
+    torch.testing.assert_close(blurred(3)(point)[0, 0, 1:4, 1:4], torch.outer(line, line))
+
+
+def test_the_gradient_over_copies_is_that_of_their_mean_loss():
+    setting = mlp()
+    goal = Misclassify(setting.y)
+    z = setting.x.clone().requires_grad_()
+    loss = sum(goal.loss(setting.target.logits(z / 2**i)) for i in range(3)) / 3
+    (expected,) = torch.autograd.grad(loss.sum(), z)
+    oracle = GradientOracle(setting.target, len(z))
+    value, grad = gradient(oracle, setting.x, goal, "ce", rows(0, len(z)), Sight(looks=(scaled(3),)))
+    torch.testing.assert_close(grad, expected)
+    torch.testing.assert_close(value, loss.detach())
+    assert oracle.ledger.gradients.tolist() == [3] * len(z)
+
+
+def test_tables_are_no_pictures():
+    with pytest.raises(NotApplicable, match="pictures"):
+        run("di_fgsm", mlp())
