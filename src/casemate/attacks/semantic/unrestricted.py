@@ -115,7 +115,8 @@ def _moved(codes: Tensor, grad: Tensor, size: int, step: int, step_size: float, 
     # the authors descend the raw gradient at rate 1; with weights of 100 that throws small generators'
     # codes far away, so that here no step is longer than one whose gradient has length 1
     length = slope.norm(dim=1)
-    return codes[:, :size] - step_size * (slope / per_row(length.clamp(min=1), slope) + noise)
+    moved: Tensor = codes[:, :size] - step_size * (slope / per_row(length.clamp(min=1), slope) + noise)
+    return moved
 
 
 def _shifted(codes: Tensor, grad: Tensor, size: int, step_size: float) -> Tensor:
