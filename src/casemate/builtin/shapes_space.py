@@ -107,11 +107,17 @@ def space(budget: Budget, x: Tensor) -> ShapeSpace:
     attributes, pictures = _drawn(budget.drawn, budget.seed)
     rows = torch.zeros(0, dtype=torch.int64)
     if len(x):
-        rows = torch.cat([torch.cdist(part.float().flatten(1), pictures).argmin(1) for part in x.split(100)])
-        if not ((pictures[rows].view_as(x) - x).abs().amax() <= SAME):
+        rows = torch.cat(
+            [
+                torch.cdist(part.float().flatten(1), pictures.to(x.device)).argmin(1).to(rows)
+                for part in x.split(100)
+            ]
+        )
+        if not ((pictures[rows].view_as(x).to(x) - x).abs().amax() <= SAME):
             raise NotApplicable("a picture is not among those that the renderer drew with this seed")
     known = attributes[rows]
-    precise = {k: v.to(x.dtype) for k, v in vars(known).items() if k != "label"}
+    precise = {k: v.to(x) for k, v in vars(known).items() if k != "label"}
+    precise["label"] = known.label.to(x.device)
     return ShapeSpace(replace(known, **precise), budget.names, budget.limits)
 
 

@@ -3,12 +3,13 @@
 An attack returns codes, so what it may do holds by construction: the judge clips and decodes them.
 """
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Protocol, Self, assert_never
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from casemate.core.errors import NotApplicable, UsageError
 from casemate.core.semantic import Attributes, Colours, Conditional, Latent, SemanticBudget
@@ -93,7 +94,12 @@ def _model(name: str, x: Tensor) -> Model:
     if model.shape != tuple(x.shape[1:]):
         made, given = ("x".join(map(str, shape)) for shape in (model.shape, x.shape[1:]))
         raise NotApplicable(f"the generator {name} makes {made}, not {given}: no generator for this data")
-    return model
+    if x.device.type == "cpu":
+        return model
+    nets = {
+        name: copy.deepcopy(v).to(x.device) for name, v in vars(model).items() if isinstance(v, nn.Module)
+    }
+    return replace(model, **nets)
 
 
 def _classes(goal: Goal, classes: int) -> Tensor:

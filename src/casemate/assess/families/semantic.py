@@ -74,7 +74,8 @@ def measure(entry: Entry, case: Case, bench: Bench, tick: Tick) -> Measured:
     codes, ledger = _attacked(entry, case, budget, bench, x, goal[todo], numbers[todo], tick)
     found = judge(bench.target, readers, space[todo], codes, y)
     draws = 1 if isinstance(budget, Colours) else int(ledger.queries.max()) if len(todo) else 0
-    drawn = _drawn(bench, space[todo], goal[todo], draws, numbers[todo], case.seed)
+    on, wish = x.to(bench.target.device), goal[todo].to(bench.target.device)
+    drawn = _drawn(bench, space_of(budget, on, wish), wish, draws, numbers[todo], case.seed).to(x.device)
     control = judge(bench.target, readers, space[todo], drawn, y)
     metrics, baseline = _metrics(found, correct, budget), _metrics(control, correct, budget)
     return Measured(
@@ -152,8 +153,8 @@ def _attacked(
 def _drawn(bench: Bench, space: Space, goal: Goal, draws: int, numbers: Tensor, seed: int) -> Tensor:
     """Draw codes at random until one is misread: each row's first such code, else its last."""
     oracle = LabelOracle(bench.prepared, len(numbers))
-    rng, left = row_streams(seed, numbers, "random codes"), torch.arange(len(numbers))
-    result = space.start.clone()
+    rng, result = row_streams(seed, numbers, "random codes"), space.start.clone()
+    left = torch.arange(len(numbers), device=result.device)
     with torch.no_grad():
         for _ in range(draws):
             codes = space.draw(rng)
