@@ -68,6 +68,14 @@ def gradient(
 ) -> tuple[Tensor, Tensor]:
     """Take the gradient of the goal's loss at x (N, *S) as it is `seen`.
 
+    Args:
+        oracle: access to the model whose gradient is taken.
+        x: inputs (N, *S).
+        goal: what the adversary wants of each row.
+        loss: which of the goal's losses is climbed.
+        rng: source of what the ways draw, one stream per row.
+        seen: ways of taking the gradient.
+
     Returns:
         The mean loss over the copies (N,), and its gradient (N, *S).
     """
