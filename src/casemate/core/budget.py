@@ -4,7 +4,11 @@ from casemate.core.pasting import Pasting
 from casemate.core.physical import Print, Sticker
 from casemate.core.semantic import Attributes, Colours, Conditional, Latent
 from casemate.core.semantics import Bytes, Features
+from casemate.core.tampering import Tampering
 from casemate.core.threat import Lp
 
 # a union of frozen pydantic models that forbid extra fields, so that a stored one is read back as itself
-Budget = Lp | Latent | Conditional | Attributes | Colours | Pasting | Print | Sticker | Features | Bytes
+Budget = (
+    Lp | Latent | Conditional | Attributes | Colours | Pasting | Print | Sticker | Features | Bytes
+    | Tampering
+)  # fmt: skip

@@ -1,13 +1,15 @@
 """What a net knows of an input just before it decides."""
 
 import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from casemate.core.errors import NotApplicable
 from casemate.core.target import Classifier
+
+ACTIVATIONS = (nn.ReLU, nn.GELU, nn.SiLU, nn.ELU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid)
 
 
 def penultimate(model: Classifier, x: Tensor, /, *, batch: int = 250) -> Tensor:
@@ -44,3 +46,93 @@ def penultimate(model: Classifier, x: Tensor, /, *, batch: int = 250) -> Tensor:
         found.append(last[0][0].flatten(1).to(x.device))
         last.clear()
     return torch.cat(found) if found else x.new_zeros(0, 0)
+
+
+@dataclass(frozen=True)
+class Halves:
+    """A classifier cut before its last layer: a private copy in evaluation mode, with constant weights.
+
+    `path` names the last layer in the net.
+    """
+
+    model: Classifier
+    path: str
+
+    @property
+    def head(self) -> nn.Linear:
+        """The layer that classifies."""
+        found = self.model.net.get_submodule(self.path)
+        assert isinstance(found, nn.Linear)
+        return found
+
+    def features(self, x: Tensor) -> Tensor:
+        """Compute the input of the last layer for x (N, *S): (N, D), with a graph if x asks for one."""
+        seen: list[Tensor] = []
+        with self.head.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0])):
+            self.model.logits(x)
+        return seen[-1].flatten(1)
+
+    def with_head(self, weights: Tensor) -> Classifier:
+        """Give the classifier another last layer, of weights (K, D + 1), the biases in the last column."""
+        old = self.head
+        layer = nn.Linear(old.in_features, len(weights), device=old.weight.device, dtype=old.weight.dtype)
+        with torch.no_grad():
+            layer.weight.copy_(weights[:, :-1])
+            layer.bias.copy_(weights[:, -1])
+        net: nn.Module = layer
+        if self.path:
+            net = copy.deepcopy(self.model.net)
+            parent, _, name = self.path.rpartition(".")
+            setattr(net.get_submodule(parent), name, layer)
+        return replace(self.model, net=net.eval().requires_grad_(False), classes=len(weights))
+
+
+def halves(model: Classifier, /, *, dropout: float = 0.0) -> Halves:
+    """Cut a classifier before the linear layer that classifies.
+
+    Args:
+        model: its net ends in an `nn.Linear` of K outputs; the net is not touched.
+        dropout: share of values, in [0, 1), that each pass sets to 0 at random. The net's own dropout
+            layers get this rate; where there are none, every activation is followed by one.
+
+    Returns:
+        The two halves.
+
+    Raises:
+        NotApplicable: the last `nn.Linear` is not the classifying one.
+    """
+    net = copy.deepcopy(model.net).eval().requires_grad_(False)
+    last: list[tuple[str, torch.Size]] = []
+    hooks = [
+        layer.register_forward_hook(
+            lambda layer, inputs, output, name=name: last.append((name, output.shape))
+        )
+        for name, layer in net.named_modules()
+        if isinstance(layer, nn.Linear)
+    ]
+    spy = replace(model, net=net)
+    with torch.no_grad():
+        logits = spy.logits(torch.zeros(1, *model.shape, device=model.device))
+    for hook in hooks:
+        hook.remove()
+    if not last or last[-1][1] != logits.shape:
+        raise NotApplicable(
+            "the net does not end in a linear layer (nn.Linear), whose input would be the features"
+        )
+    if dropout:
+        _drop(net, dropout)
+    return Halves(spy, last[-1][0])
+
+
+def _drop(net: nn.Module, rate: float) -> None:
+    own = [m for m in net.modules() if isinstance(m, nn.modules.dropout._DropoutNd)]
+    for layer in own:
+        layer.p = rate
+        layer.train()
+    if own:
+        return
+    for layer in net.modules():
+        if isinstance(layer, ACTIVATIONS):
+            layer.register_forward_hook(
+                lambda layer, inputs, output: nn.functional.dropout(output, rate, training=True)
+            )
