@@ -109,9 +109,10 @@ class Watching:
     def __call__(self, net: nn.Module, x: Tensor, y: Tensor, /, *, rng: Generator) -> Tensor:
         """Attack the batch and compute both losses."""
         start = x + random_in_ball(x, "linf", self.radius, RowGenerator([rng] * len(x)))
+        classifier = net.net if isinstance(net, Watched) else net
         with still(net):
             x_adv = climb(
-                lambda z: error_odds(net(z)[:, :-1], y), start, x, "linf", self.radius, STEPS,
+                lambda z: error_odds(classifier(z), y), start, x, "linf", self.radius, STEPS,
                 step_length(None, self.radius, STEPS),
             )  # fmt: skip
         clean, attacked = net(x), net(x_adv)
