@@ -26,7 +26,7 @@ from casemate.core.registry import Entry, entries
 from casemate.core.registry import find as find_method
 from casemate.core.target import Classifier, Prepared
 from casemate.core.workers import Workers
-from casemate.ops.rng import generator, seed_of
+from casemate.ops.rng import generator, seed_of, seeded
 from casemate.ops.stats import Estimate
 from casemate.scenes import find
 from casemate.scenes.scene import (
@@ -36,6 +36,7 @@ from casemate.scenes.scene import (
     EvasionScene,
     ExhibitScene,
     Scene,
+    TargetedScene,
     TrainingScene,
 )
 
@@ -126,6 +127,8 @@ def _show(scene: Scene, entry: Entry, seed: int, pool: Workers, store: Store, pr
             return _evading(scene, entry, seed, pool, store, progress)
         case TrainingScene():
             return _training(scene, entry, seed, pool, store, progress)
+        case TargetedScene():
+            return _aiming(scene, entry, seed, pool, store, progress)
         case ExhibitScene():
             return _exhibiting(scene, seed, pool, progress)
         case CertifiedScene():
@@ -190,6 +193,19 @@ def _training(
     victim = pool.train_many([(recipe, train, seed_of(seed, "victim"))], tick=progress.step)[0]
     bench = _bench(victim, train, test, recipe, pool, store)
     case = _case(entry, scene.params, scene.rows, seed, rate=scene.rate, repeats=scene.repeats)
+    return _numbers(judge_of(entry.family)(entry, case, bench, progress.step), scene.bar)
+
+
+def _aiming(
+    scene: TargetedScene, entry: Entry, seed: int, pool: Workers, store: Store, progress: Progress
+) -> Shown:
+    """The judge of targeted poisons trains all victims, so that the bench needs no target of its own."""
+    train, test = scene.data()
+    recipe = scene.recipe()
+    with seeded(seed_of(seed, "no target"), train.x.device):
+        nobody = Classifier(recipe.make().eval(), train.classes, train.shape)
+    bench = _bench(nobody, train, test, recipe, pool, store)
+    case = _case(entry, scene.params, scene.aims, seed, budget=scene.budget)
     return _numbers(judge_of(entry.family)(entry, case, bench, progress.step), scene.bar)
 
 

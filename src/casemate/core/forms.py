@@ -11,9 +11,11 @@ from casemate.core.physical import PhysicalBudget
 from casemate.core.recipe import Recipe
 from casemate.core.semantic import SemanticBudget
 from casemate.core.semantics import Semantics
+from casemate.core.tampering import Tampering
 from casemate.core.target import Classifier, GradientOracle, LabelOracle, ScoreOracle
 from casemate.core.threat import Goal, Lp
 from casemate.core.tick import Tick, ignore
+from casemate.core.workshop import Aims, Poisons, Workshop
 from casemate.ops.rng import RowGenerator
 
 
@@ -137,6 +139,27 @@ class PoisoningAttack(Protocol):
         self, clean: Samples, budget: PoisonBudget, /, *, rng: Generator, tick: Tick = ignore
     ) -> Poison:
         """Return the poison."""
+        ...
+
+
+class TargetedAttack(Protocol):
+    """Change a few training rows so that a model trained on them gives each aim the class wished for.
+
+    The result has one poison per aim, crafted side by side; each is tried on a victim of its own. The
+    harness cuts changes to the budget, rounds them to 8 bit and puts the rows' own labels back.
+    """
+
+    def __call__(
+        self,
+        workshop: Workshop,
+        aims: Aims,
+        budget: Tampering,
+        /,
+        *,
+        rng: Generator,
+        tick: Tick = ignore,
+    ) -> Poisons:
+        """Return the poisons."""
         ...
 
 

@@ -11,6 +11,7 @@ from casemate.core.adaptive import Hooks
 from casemate.core.budget import Budget
 from casemate.core.data import Samples
 from casemate.core.recipe import Recipe
+from casemate.core.tampering import Tampering
 from casemate.core.target import Classifier
 from casemate.core.threat import Goal, Lp, Misclassify
 
@@ -74,6 +75,20 @@ class TrainingScene:
     rows: int = 500
     train_rows: int | None = None
     repeats: int = 3
+    params: Mapping[str, Any] = field(default_factory=dict)
+    source: Source = "ours"
+
+
+@dataclass(frozen=True)
+class TargetedScene:
+    """A targeted poison: `aims` test rows that the seed chooses, and a victim for each."""
+
+    title: str
+    bar: Bar
+    budget: Tampering
+    recipe: Callable[[], Recipe]
+    data: Callable[[], tuple[Samples, Samples]] = fashion_mini
+    aims: int = 30
     params: Mapping[str, Any] = field(default_factory=dict)
     source: Source = "ours"
 
@@ -155,4 +170,4 @@ class CertifiedScene:
     source: Source = "ours"
 
 
-Scene = EvasionScene | TrainingScene | DefenceScene | ExhibitScene | CertifiedScene
+Scene = EvasionScene | TrainingScene | TargetedScene | DefenceScene | ExhibitScene | CertifiedScene
