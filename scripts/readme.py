@@ -11,10 +11,15 @@ BEGIN, END = "<!-- methods -->\n", "<!-- /methods -->\n"
 FAMILIES = {
     "evasion": "Evasion: can it be fooled?",
     "universal": "Universal: can one change fool it on all inputs?",
+    "semantic": "Semantic: can it be fooled by changes that keep the meaning?",
+    "physical": "Physical: does what fools it survive print and camera?",
+    "malware": "Malware: can a program hide from it and still work?",
     "poisoning": "Poisoning: can it be spoiled through its training data?",
+    "targeted": "Targeted poisoning: can it be made to err on chosen inputs?",
     "backdoor": "Backdoors: can it be given a hidden trigger?",
     "membership": "Membership: does it tell who was in its training data?",
     "training": "Defences in training",
+    "serving": "Defences in front of a model",
     "screening": "Defences that look for poisoned rows",
     "repair": "Defences that mend a trained model",
 }
@@ -23,6 +28,9 @@ FAMILIES = {
 def table() -> str:
     """Make one table for all families, from the registry."""
     lines = ["| method | needs | norms | what it does | source |", "|---|---|---|---|---|"]
+    missing = {entry.family for entry in entries()} - set(FAMILIES)
+    if missing:
+        sys.exit(f"scripts/readme.py has no title for the families {', '.join(sorted(missing))}.")
     for family, title in FAMILIES.items():
         found = entries(family)
         if found:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from casemate.assess.bench import Bench, Measured
 from casemate.assess.case import Case
+from casemate.assess.digest import digest, digest_tensors
 from casemate.assess.exhibits import certified, exhibit
 from casemate.assess.families import judge_of
 from casemate.assess.progress import Progress, silent
@@ -25,7 +26,8 @@ from casemate.core.recipe import Recipe
 from casemate.core.registry import Entry, entries
 from casemate.core.registry import find as find_method
 from casemate.core.target import Classifier, Prepared
-from casemate.core.workers import Workers
+from casemate.core.tick import Tick, ignore
+from casemate.core.workers import Job, Selection, Workers
 from casemate.ops.rng import generator, seed_of, seeded
 from casemate.ops.stats import Estimate
 from casemate.scenes import find
@@ -91,13 +93,35 @@ def prove(
     """
     chosen = [find_method(name) for name in ids] or entries()
     progress.plan([f"{entry.id}, seed {seed}" for entry in chosen for seed in seeds])
-    with Workers(workers) as pool, TemporaryDirectory() as folder:
+    with Remembering(workers) as pool, TemporaryDirectory() as folder:
         for entry in chosen:
             for seed in seeds:
                 title = f"{entry.id}, seed {seed}"
                 progress.start(title, title)
                 yield _prove(entry, seed, pool, Path(folder), progress)
                 progress.finish(title, None)
+
+
+class Remembering(Workers):
+    """Workers that train no model twice: scenes share victims and surrogates of equal recipe, data and seed."""
+
+    def __init__(self, count: int | None = None) -> None:
+        super().__init__(count)
+        self._known: dict[str, Classifier] = {}
+
+    def train_many(self, jobs: Sequence[Job], *, tick: Tick = ignore) -> list[Classifier]:
+        """Train what is new, side by side, and recall the rest."""
+        names = [_name(job) for job in jobs]
+        new = {name: job for name, job in zip(names, jobs, strict=True) if name not in self._known}
+        if new:
+            self._known.update(zip(new, super().train_many(list(new.values()), tick=tick), strict=True))
+        return [self._known[name] for name in names]
+
+
+def _name(job: Job) -> str:
+    recipe, data, seed = job
+    samples = data.samples() if isinstance(data, Selection) else data
+    return digest(recipe.digest(), digest_tensors({"x": samples.x, "y": samples.y}), str(seed))
 
 
 def _prove(entry: Entry, seed: int, pool: Workers, folder: Path, progress: Progress) -> Proof:

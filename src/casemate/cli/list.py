@@ -15,13 +15,15 @@ ACCESS = {
     "Samples": "training data",
     "Recipe": "training",
     "Classifier": "model",
+    "Workshop": "data, recipe",
 }
 
 
 def command(
     family: Annotated[
         Literal[
-            "evasion", "universal", "semantic", "physical", "malware", "poisoning", "backdoor", "membership", "training", "screening", "repair"
+            "evasion", "universal", "semantic", "physical", "malware", "poisoning", "targeted", "backdoor",
+            "membership", "training", "serving", "screening", "repair",
         ]
         | None,
         typer.Argument(help="Only methods of this family."),
