@@ -22,8 +22,19 @@ ACCESS = {
 def command(
     family: Annotated[
         Literal[
-            "evasion", "universal", "semantic", "physical", "malware", "poisoning", "targeted", "backdoor",
-            "membership", "training", "serving", "screening", "repair",
+            "evasion",
+            "universal",
+            "semantic",
+            "physical",
+            "malware",
+            "poisoning",
+            "targeted",
+            "backdoor",
+            "membership",
+            "training",
+            "serving",
+            "screening",
+            "repair",
         ]
         | None,
         typer.Argument(help="Only methods of this family."),
