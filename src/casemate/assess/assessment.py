@@ -230,7 +230,7 @@ def _case(
         method=entry.id,
         version=entry.version,
         params=entry.validate(ask.params),
-        target="" if trains else bench.digests.get("target", ""),
+        target="" if trains or entry.family == "targeted" else bench.digests.get("target", ""),
         data=bench.digests.get("data", ""),
         recipe=bench.digests.get("recipe", "") if entry.family != "evasion" else "",
         budget=threat.budget(bench.test.shape),

@@ -19,6 +19,7 @@ from casemate.core.physical import Print, Sticker
 from casemate.core.registry import find
 from casemate.core.semantic import Latent
 from casemate.core.semantics import Semantics
+from casemate.core.tampering import Tampering
 from casemate.core.threat import Lp, parse_eps
 from casemate.ops.norms import Norm
 
@@ -49,7 +50,8 @@ class Threat(BaseModel):
     gradients go round the layers that `bpda` names by patterns, "auto" for those found to stop them;
     without these settings the checks decide (see `assess.checks.adaptation`). With `surrogates` the
     adversary knows nothing of the target but its data: attacks work on the mean of nets of these kinds
-    (see `assess.surrogates`), trained on the training data, and the target only judges.
+    (see `assess.surrogates`), trained on the training data, and the target only judges. A targeted
+    threat states its `tampering`: how many rows change how far, and the victims; its `rows` are the aims.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -64,6 +66,7 @@ class Threat(BaseModel):
     area: float | None = Field(default=None, gt=0, le=1)
     queries: int | None = Field(default=None, ge=1)
     semantics: Semantics | None = None
+    tampering: Tampering | None = None
     generator: str | None = None
     rates: tuple[float, ...] = ()
     repeats: int = Field(default=3, ge=1)
@@ -87,6 +90,8 @@ class Threat(BaseModel):
             return self.semantics
         eps = customary_eps(self.norm, shape) if self.eps == "auto" else parse_eps(self.eps)
         match self.family:
+            case "targeted":
+                return self.tampering
             case "evasion":
                 return Lp(norm=self.norm, eps=eps, queries=self.queries)
             case "universal" if self.area is not None:
@@ -169,6 +174,7 @@ METRICS: dict[str, dict[str, Literal["at_least", "at_most"]]] = {
     "semantic": {"robust_accuracy": "at_least", "success_rate": "at_most"},
     "malware": {"robust_accuracy": "at_least", "success_rate": "at_most", "evasion_rate": "at_most"},
     "poisoning": {"accuracy_drop": "at_most", "accuracy": "at_least"},
+    "targeted": {"attack_success": "at_most", "accuracy": "at_least"},
     "backdoor": {"attack_success": "at_most", "accuracy": "at_least"},
     "membership": {"tpr_at_1pct_fpr": "at_most", "tpr_at_01pct_fpr": "at_most", "auc": "at_most"},
 }
@@ -176,7 +182,6 @@ METRICS: dict[str, dict[str, Literal["at_least", "at_most"]]] = {
 LATER = (
     ("Does it leak: model inversion", "not in this version"),
     ("Does it leak: model extraction", "not in this version"),
-    ("Can it be poisoned: clean-label attacks", "not in this version"),
 )
 
 
@@ -268,6 +273,16 @@ def _poison(rates: tuple[float, ...], **settings: Any) -> Threat:
     )  # fmt: skip
 
 
+def _targeted(attacks: tuple[Ask, ...], **settings: Any) -> Threat:
+    return Threat(
+        id="targeted-clean-label", family="targeted", attacks=attacks,
+        tampering=Tampering(poisons=10, eps=16 / 255, per_class=100),
+        title="One input in mind, and a few training pictures touched up for it",
+        question="Can somebody make the model err on one input by changing rows whose labels stay right?",
+        require=Requirement(metric="attack_success", at_most=0.1), **settings,
+    )  # fmt: skip
+
+
 def _backdoor(rates: tuple[float, ...], **settings: Any) -> Threat:
     return Threat(
         id="backdoor-patch", family="backdoor", attacks=(Ask(method="backdoor.badnets"),), rates=rates,
@@ -304,7 +319,11 @@ def _quick() -> Plan:
             _poison((0.2,), repeats=3),
             _membership(8, rows=1000),
         ),
-        not_tested=(("Can it be fooled: labels only", "in the presets standard and thorough"), *LATER),
+        not_tested=(
+            ("Can it be fooled: labels only", "in the presets standard and thorough"),
+            ("Can it be poisoned: clean-label attacks", "in the presets standard and thorough"),
+            *LATER,
+        ),
     )
 
 
@@ -323,6 +342,7 @@ def _standard() -> Plan:
             _semantic(rows=100, queries=2000),
             _print(rows=100),
             _backdoor((0.002, 0.005, 0.01, 0.03), repeats=3),
+            _targeted((Ask(method="targeted.influence"),), rows=30),
             _poison((0.1, 0.2, 0.4), repeats=3),
             _membership(16, rows=2000),
         ),
@@ -353,6 +373,7 @@ def _thorough() -> Plan:
             ),
             _labels_only((Ask(method="evasion.hop_skip_jump"),), rows=200, queries=10000),
             _backdoor((0.001, 0.002, 0.005, 0.01, 0.03, 0.1), repeats=5),
+            _targeted((Ask(method="targeted.influence"),), rows=100),
             _poison((0.05, 0.1, 0.2, 0.4), repeats=5),
             _membership(64, rows=2000),
         ),
@@ -429,6 +450,10 @@ def check(plan: Plan) -> None:
             raise UsageError(f"The threat '{threat.id}' needs 'rates', shares of the training rows.")
         for rate in threat.rates:
             PoisonBudget(rate)
+        if (threat.family == "targeted") != (threat.tampering is not None):
+            raise UsageError(
+                f"A targeted threat needs 'tampering', and no other has it. '{threat.id}' is of {threat.family}."
+            )
         if (threat.family == "malware") != (threat.semantics is not None):
             raise UsageError(
                 f"A malware threat needs 'semantics', and no other has them. '{threat.id}' is of {threat.family}."

@@ -13,7 +13,7 @@ from casemate.core.threat import Lp, format_eps
 from casemate.ops.stats import Estimate
 
 FEW_ROWS = 50
-TRAINED = ("poisoning", "backdoor", "membership")  # families that train models like the target
+TRAINED = ("poisoning", "targeted", "backdoor", "membership")  # families that train models like the target
 
 
 def draw(

@@ -112,7 +112,8 @@ def halves(model: Classifier, /, *, dropout: float = 0.0) -> Halves:
     ]
     spy = replace(model, net=net)
     with torch.no_grad():
-        logits = spy.logits(torch.zeros(1, *model.shape, device=model.device))
+        dtype = next((p.dtype for p in net.parameters()), None)
+        logits = spy.logits(torch.zeros(1, *model.shape, dtype=dtype, device=model.device))
     for hook in hooks:
         hook.remove()
     if not last or last[-1][1] != logits.shape:
@@ -126,9 +127,9 @@ def halves(model: Classifier, /, *, dropout: float = 0.0) -> Halves:
 
 def _drop(net: nn.Module, rate: float) -> None:
     own = [m for m in net.modules() if isinstance(m, nn.modules.dropout._DropoutNd)]
-    for layer in own:
-        layer.p = rate
-        layer.train()
+    for drop in own:
+        drop.p = rate
+        drop.train()
     if own:
         return
     for layer in net.modules():

@@ -5,7 +5,7 @@ from torch import Tensor
 from casemate.ops import logistic
 
 # small enough that a head fits the rows it is trained on, a poison among them
-L2 = 1e-3
+L2 = 1e-6
 
 
 def fit_head(features: Tensor, y: Tensor, classes: int, /, *, start: Tensor | None = None) -> Tensor:

@@ -108,4 +108,5 @@ def _ekfac(features: Tensor, weights: Tensor, vectors: Tensor, l2: float) -> Ten
     _, v = torch.linalg.eigh(inputs.mT @ inputs / n)
     gradients = torch.einsum("tka,tnkl,tla->tna", u, spread, u)
     values = gradients.mT @ (inputs @ v).square() / n
-    return u @ ((u.mT @ vectors @ v) / (values + l2)) @ v.mT
+    found: Tensor = u @ ((u.mT @ vectors @ v) / (values + l2)) @ v.mT
+    return found

@@ -31,6 +31,7 @@ LABELS = {
     "semantic": ("original", "made"),
     "malware": ("original", "changed"),
     "poisoning": ("original", "poisoned"),
+    "targeted": ("original", "poisoned"),
     "backdoor": ("original", "with trigger"),
 }
 
@@ -179,7 +180,7 @@ def _told(
     """Say what an example was, what became of it and how far it was moved."""
     true, given = (_class(arrays.get(name), i, names) for name in ("gallery_y", "gallery_pred"))
     changed = true != given
-    if case.family == "poisoning":
+    if case.family in ("poisoning", "targeted"):
         after = f"trained as {given}" if changed else "label kept"
     else:
         after = f"read as {given}" if changed else f"still read as {given}"

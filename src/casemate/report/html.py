@@ -16,6 +16,7 @@ FAMILIES = (
     ("physical", "Pictures that fool the model from paper"),
     ("malware", "Programs that a detector lets pass"),
     ("poisoning", "Poisoned training rows"),
+    ("targeted", "Training rows changed for one input each"),
     ("backdoor", "Inputs with the backdoor's trigger"),
     ("membership", "Membership inference"),
 )

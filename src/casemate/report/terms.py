@@ -11,7 +11,7 @@ class Term(NamedTuple):
     families: tuple[str, ...] = ()
 
 
-POISONS = ("poisoning", "backdoor")
+POISONS = ("poisoning", "targeted", "backdoor")
 
 TERMS = (
     Term("Holds", "The whole 95% interval lies on the required side, and no check failed."),

@@ -12,7 +12,7 @@ from casemate.report.model import Answer, Left, Number, Tried, VerdictView
 ORDER: tuple[Outcome, ...] = ("falls", "inconclusive", "not_tested", "holds")
 QUESTIONS = (
     ("Can it be fooled", ("evasion", "universal", "semantic", "physical", "malware")),
-    ("Can it be poisoned", ("poisoning", "backdoor")),
+    ("Can it be poisoned", ("poisoning", "targeted", "backdoor")),
     ("Does it leak", ("membership",)),
 )
 KNOWN = {

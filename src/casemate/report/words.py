@@ -108,6 +108,7 @@ ACCESS = {
     "ScoreOracle": "sees the model's scores for any input (black box)",
     "GradientOracle": "knows the model, its weights and its gradients (white box)",
     "Samples": "supplies part of the training data",
+    "Workshop": "supplies part of the training data, and knows how the model is trained",
 }
 OWN_MODELS = "never asks the model; trains models of its own on the training data"
 

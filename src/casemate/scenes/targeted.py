@@ -9,7 +9,7 @@ SCENES: dict[str, Scene] = {
     "targeted.influence": TargetedScene(
         title="Ten training rows changed where they matter make a new head err on the aim",
         bar=Bar("attack_success", at_least=0.6, gap=0.3),
-        budget=Tampering(poisons=10, eps=0.3, per_class=100),
+        budget=Tampering(poisons=10, eps=16 / 255, per_class=100),
         recipe=recipe,
         data=fashion_mini,
     ),

@@ -21,7 +21,7 @@ from casemate.core.target import Classifier
 from casemate.core.tick import Tick
 from casemate.core.workshop import Aims, Workshop
 from casemate.ops.rng import generator, seed_of
-from casemate.ops.stats import share
+from casemate.ops.stats import Estimate, share
 
 GALLERY = 6
 MOST_AIMS = 100  # each costs two victims
@@ -240,7 +240,7 @@ def _hits(victims: Sequence[Classifier], aims: Aims) -> Tensor:
     return torch.cat(said) == aims.wish
 
 
-def _false_success(stage: Stage, aims: Aims) -> object:
+def _false_success(stage: Stage, aims: Aims) -> Estimate:
     """Count the aims that a clean victim of another start gives to the class wished for anyway."""
     other = stage.train([stage.clean] * 2, "other clean")[1]
     return share(int((other.predict(aims.x).argmax(1) == aims.wish).sum()), len(aims))
@@ -277,7 +277,7 @@ def _sizes(poisons: Sequence[Poison], clean: Samples, budget: Tampering) -> dict
 def _evidence(poisons: Sequence[Poison], clean: Samples, aims: Aims, hit: Tensor) -> dict[str, Tensor]:
     """Keep all poisons, and as pictures the first of each aim, those that worked first."""
     most = max(len(p.rows) for p in poisons)
-    show = [i for i in (~hit).long().argsort(stable=True).tolist() if len(poisons[i].rows)][:GALLERY]
+    show = [i for i in (~hit).long().argsort(dim=0, stable=True).tolist() if len(poisons[i].rows)][:GALLERY]
     first = [poisons[i] for i in show]
     blank = clean.x[:0]
     tensors = {
