@@ -23,7 +23,8 @@ class Tampering(BaseModel):
     The adversary chooses at most `poisons` rows for each aim and moves each of their values by at most
     `eps`, in units of x. The `victim` is trained on what comes of it: "frozen" is a new head for two
     classes, on the features of an extractor that has not seen these classes (or, where the data has
-    fewer than four classes, on those of one trained on other rows), with `per_class` rows of each;
+    fewer than four classes, on those of one trained on other rows), with `per_class` rows of each. The
+    two `classes` are drawn unless they are named;
     "scratch" trains all weights on all rows and classes. The adversary of a frozen victim `knows` its
     "extractor", or only the "data" and the kind of net, and then trains extractors of its own.
     """
@@ -35,6 +36,7 @@ class Tampering(BaseModel):
     victim: VictimKind = "frozen"
     knows: Knowledge = "extractor"
     per_class: Annotated[int, Gt(1)] = 50
+    classes: tuple[int, int] | None = None
 
     @field_validator("eps", mode="before")
     @classmethod

@@ -138,7 +138,7 @@ def _frozen(
     case: Case, budget: Tampering, bench: Bench, recipe: Recipe, train: Samples, test: Samples, tick: Tick
 ) -> Stage:
     """Victims that learn a new head for two classes on the features of an extractor."""
-    pair = _pair(train, budget.per_class, case.seed)
+    pair = _pair(train, budget, case.seed)
     own = torch.isin(train.y, pair)
     if len(train.y[~own].unique()) >= 2:
         apart, seen = train[~own], "trained on the rows of all other classes"
@@ -193,9 +193,11 @@ def _kept(
     return [bench.cache[n] for n in names]
 
 
-def _pair(train: Samples, per_class: int, seed: int) -> Tensor:
+def _pair(train: Samples, budget: Tampering, seed: int) -> Tensor:
     """Draw the two classes that the victim tells apart, among those with enough rows."""
-    enough = (train.y.bincount() >= min(per_class, 2)).nonzero().flatten()
+    enough = (train.y.bincount() >= 2).nonzero().flatten()
+    if budget.classes is not None:
+        enough = enough[torch.isin(enough, torch.tensor(budget.classes))]
     if len(enough) < 2:
         raise NotApplicable("a targeted poison needs two classes with at least two training rows each")
     return enough[torch.randperm(len(enough), generator=generator(seed, "pair"))[:2]].sort().values
