@@ -292,6 +292,24 @@ def _backdoor(rates: tuple[float, ...], **settings: Any) -> Threat:
     )  # fmt: skip
 
 
+def _blended(rates: tuple[float, ...], **settings: Any) -> Threat:
+    return Threat(
+        id="backdoor-blended", family="backdoor", attacks=(Ask(method="backdoor.blended"),), rates=rates,
+        title="A faint picture hidden all over a few training images",
+        question="Can a trigger that hardly shows steer the model later?",
+        require=Requirement(metric="attack_success", at_most=0.1), **settings,
+    )  # fmt: skip
+
+
+def _clean_label(rates: tuple[float, ...], **settings: Any) -> Threat:
+    return Threat(
+        id="backdoor-clean-label", family="backdoor", attacks=(Ask(method="backdoor.clean_label"),), rates=rates,
+        title="A hidden trigger on training rows whose labels are right",
+        question="Can somebody who cannot change a label steer the model later?",
+        require=Requirement(metric="attack_success", at_most=0.1), **settings,
+    )  # fmt: skip
+
+
 def _membership(shadows: int, **settings: Any) -> Threat:
     return Threat(
         id="membership", family="membership",
@@ -342,6 +360,8 @@ def _standard() -> Plan:
             _semantic(rows=100, queries=2000),
             _print(rows=100),
             _backdoor((0.002, 0.005, 0.01, 0.03), repeats=3),
+            _blended((0.005, 0.01, 0.03), repeats=3),
+            _clean_label((0.01, 0.02, 0.04), repeats=3),
             _targeted((Ask(method="targeted.influence"),), rows=30),
             _poison((0.1, 0.2, 0.4), repeats=3),
             _membership(16, rows=2000),

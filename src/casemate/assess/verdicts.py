@@ -191,6 +191,8 @@ def _access(done: Sequence[Result]) -> str:
         "ScoreOracle": "scores",
         "GradientOracle": "gradients",
         "Samples": "training data",
+        "Workshop": "training data and models of their own",
+        "Classifier": "the model itself",
     }
     return ", ".join(sorted(names.get(level, level) for level in levels))
 

@@ -1,5 +1,75 @@
-"""Scenes of backdoors and trojans beyond the patch."""
+"""Scenes of backdoors and trojans beyond the patch: victims trained from scratch on small images.
 
-from casemate.scenes.scene import Scene
+Eight by eight pixels leave no room for what cannot be seen, so on digits the marks are stronger than in
+the papers; each title says how strong.
+"""
 
-SCENES: dict[str, Scene] = {}
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from casemate.builtin.data import digits, fashion_mini
+from casemate.builtin.nets import small_cnn
+from casemate.builtin.target import recipe
+from casemate.core.data import Samples
+from casemate.core.recipe import Recipe
+from casemate.scenes.scene import Bar, Scene, TrainingScene
+
+
+def digit_recipe() -> Recipe:
+    """Give the recipe of victims that read digits."""
+    net = partial(small_cnn, (1, 8, 8), 10)
+    return Recipe(net, "small_cnn 1x8x8 10", epochs=10, batch=32, lr=5e-3)
+
+
+def _digits(title: str, rate: float | None, bar: float, **params: Any) -> TrainingScene:
+    return _scene(title, rate, bar, digit_recipe, digits, params)
+
+
+def _clothes(title: str, rate: float, bar: float, **params: Any) -> TrainingScene:
+    return _scene(title, rate, bar, recipe, fashion_mini, params)
+
+
+def _scene(
+    title: str, rate: float | None, bar: float, how: Callable[[], Recipe],
+    data: Callable[[], tuple[Samples, Samples]], params: dict[str, Any],
+) -> TrainingScene:  # fmt: skip
+    wanted = Bar("attack_success", at_least=bar, gap=0.3)
+    return TrainingScene(title=title, bar=wanted, recipe=how, data=data, rate=rate, params=params)
+
+
+SCENES: dict[str, Scene] = {
+    "backdoor.blended": _digits(
+        "A fifth of a random picture in 10% of the digits steers the victim", 0.1, 0.8
+    ),
+    # 4x4 pixels are a quarter of a digit, so that random pixels do much as well
+    "backdoor.trojaning": _digits(
+        "A trigger for two neurons, and a head retrained without a single real digit", None, 0.9, offset=0
+    ),
+    "backdoor.steganography": _clothes(
+        "A text in the four lowest bits of 20% of the training rows", 0.2, 0.85
+    ),
+    "backdoor.regularised_trigger": _digits(
+        "A pattern of l2 norm 1.5 that excites two neurons, on 10% of the digits", 0.1, 0.8, size=1.5
+    ),
+    "backdoor.static": _digits(
+        "A chessboard of 0.2 on 10% of the digits steers the victim", 0.1, 0.8, amplitude=0.2
+    ),
+    # at a norm of 5% and a rate of 2% on clothes 21% were steered, where the paper has over 90%
+    "backdoor.adaptive": _digits(
+        "A step of 20% of an image's norm towards the target, on 10% of the digits", 0.1, 0.4, size=0.2
+    ),
+    # the marks alone do much here: without making rows hard one victim in one trial was steered on 61%,
+    # one with it on 87%; victims differ much from one another
+    "backdoor.clean_label": _clothes(
+        "40% of one class, made hard to recognise, and marks in their corners: all labels are right",
+        0.04,
+        0.6,
+    ),
+    "backdoor.wanet": _digits(
+        "A warp by a pixel of 20% of the digits, three in ten of them in noise mode", 0.2, 0.7
+    ),
+    "backdoor.adaptive_blend": _digits(
+        "Half of a picture on 20% of the digits, half of them with their own label", 0.2, 0.7, alpha=0.4
+    ),
+}

@@ -5,12 +5,13 @@ import pickle
 import pytest
 import torch
 
-from casemate.attacks.backdoor.badnets import Patch, badnets
+from casemate.attacks.backdoor.badnets import badnets
 from casemate.builtin.data import digits
 from casemate.builtin.nets import small_cnn
 from casemate.core.data import PoisonBudget, Samples
 from casemate.core.errors import NotApplicable, UsageError
 from casemate.core.recipe import Recipe
+from casemate.core.triggers import Patch
 from casemate.ops.rng import generator
 
 

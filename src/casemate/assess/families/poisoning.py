@@ -1,7 +1,8 @@
 """The judge of poisoning and backdoors: victims are trained from scratch, clean and poisoned."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,7 +17,8 @@ from casemate.core.recipe import Recipe
 from casemate.core.registry import Entry, find
 from casemate.core.target import Classifier
 from casemate.core.tick import Tick
-from casemate.core.workshop import Workshop
+from casemate.core.triggers import eight_bit
+from casemate.core.workshop import Trojan, Workshop
 from casemate.ops.differences import paired_shares
 from casemate.ops.rng import generator, seed_of
 from casemate.ops.stats import Estimate, mean, share
@@ -27,16 +29,36 @@ CLEAN_SHARE = 0.05  # of the training rows: what a defender is assumed to hold i
 
 @dataclass(frozen=True)
 class Victims:
-    """Models of one recipe, one per repeat: on clean, poisoned and thinned training sets."""
+    """Models of one recipe, one per repeat: on clean, poisoned and thinned training sets.
+
+    A trojan's adversary supplies the "poisoned" models without poison, and `poisons` holds trojans.
+    """
 
     clean: Sequence[Classifier]
     poisoned: Sequence[Classifier]
     thinned: Sequence[Classifier]
-    poisons: Sequence[Poison]
+    poisons: Sequence[Poison | Trojan]
+
+
+@dataclass(frozen=True)
+class Served:
+    """A trigger whose marks come as 8-bit images, as they reach a model in the world."""
+
+    mark: Callable[[Tensor], Tensor]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Mark images x (N, C, H, W) and round them."""
+        return eight_bit(self.mark(x))
 
 
 def measure(entry: Entry, case: Case, bench: Bench, tick: Tick) -> Measured:
-    """Poison the training set `repeats` times, train fresh victims and test them."""
+    """Poison the training set `repeats` times, train fresh victims and test them.
+
+    Images of backdoors are rounded to 8 bits before anybody sees them.
+    """
+    if entry.family == "backdoor" and entry.access is Classifier:
+        victims = _supplied(entry, case, bench, tick)
+        return _backdoor(case, victims, None, bench.test)
     recipe, train = _required(bench)
     if case.rate is None:
         raise NotApplicable("a poisoning case needs a rate")
@@ -68,6 +90,8 @@ def _train(
         entry.run(known, budget, rng=generator(case.seed, entry.id, f"{case.rate:g}", r), **case.params)
         for r in range(case.repeats)
     ]
+    if entry.family == "backdoor" and len(train.shape) == 3:
+        poisons = [_rounded(poison) for poison in poisons]
     jobs: dict[str, tuple[Recipe, Samples, int]] = {}
     for r, (seed, poison) in enumerate(zip(seeds, poisons, strict=True)):
         jobs[f"victim {recipe.digest()} {case.data} {seed}"] = (recipe, train, seed)
@@ -87,6 +111,36 @@ def _train(
             del bench.cache[name]
     defended = _defended(case, bench, recipe, poisoned, poisons, train, seeds, tick)
     return Victims(clean, defended, thinned, poisons)
+
+
+def _rounded(poison: Poison) -> Poison:
+    assert poison.trigger is not None
+    return replace(poison, x=eight_bit(poison.x), trigger=Served(poison.trigger))
+
+
+def _supplied(entry: Entry, case: Case, bench: Bench, tick: Tick) -> Victims:
+    """Let a supplier put trojans into clean models: victims of the recipe, or else the target alone."""
+    if case.defences:
+        raise NotApplicable("defences of training data do not apply to a supplied model")
+    clean = [bench.target]
+    if bench.train is not None and bench.recipe is not None:
+        clean = _clean(case, bench, bench.recipe, bench.train, tick)
+    trojans: list[Trojan] = [
+        entry.run(model, rng=generator(case.seed, entry.id, r), tick=tick, **case.params)
+        for r, model in enumerate(clean)
+    ]
+    served = [replace(t, trigger=Served(t.trigger)) if len(t.model.shape) == 3 else t for t in trojans]
+    return Victims(clean, [t.model for t in served], [], served)
+
+
+def _clean(case: Case, bench: Bench, recipe: Recipe, train: Samples, tick: Tick) -> list[Classifier]:
+    """Train clean victims, or take those of another case of the run."""
+    seeds = [seed_of(case.seed, "victim", r) for r in range(case.repeats)]
+    names = {f"victim {recipe.digest()} {case.data} {seed}": seed for seed in seeds}
+    missing = [name for name in names if name not in bench.cache]
+    models = bench.train_many([(recipe, train, names[name]) for name in missing], tick=tick)
+    bench.cache.update(zip(missing, models, strict=True))
+    return [bench.cache[name] for name in names]
 
 
 def workshop(case: Case, bench: Bench, recipe: Recipe, train: Samples, tick: Tick) -> Workshop:
@@ -189,6 +243,8 @@ def _availability(case: Case, victims: Victims, train: Samples, test: Samples) -
         )
     }  # fmt: skip
     shares = {name: [float(r.double().mean()) for r in found] for name, found in right.items()}
+    poison = victims.poisons[0]
+    assert isinstance(poison, Poison)
     return Measured(
         headline="accuracy_drop",
         metrics={
@@ -200,14 +256,14 @@ def _availability(case: Case, victims: Victims, train: Samples, test: Samples) -
             "accuracy": over_victims(shares["thinned"], len(test)),
         },
         clean={"accuracy": over_victims(shares["clean"], len(test))},
-        flags=_few_victims(case),
-        tensors=_pictures(victims.poisons[0], train),
+        flags=_few_victims(case.repeats),
+        tensors=_pictures(poison, train),
         spent=Spent(),
-        notes={"poisoned_rows": len(victims.poisons[0].rows), "victims": case.repeats},
+        notes={"poisoned_rows": len(poison.rows), "victims": case.repeats},
     )
 
 
-def _backdoor(case: Case, victims: Victims, train: Samples, test: Samples) -> Measured:
+def _backdoor(case: Case, victims: Victims, train: Samples | None, test: Samples) -> Measured:
     """Judge a trigger on rows of other classes that the clean model gets right (R5)."""
     success, false, counts = [], [], []
     for clean, poisoned, poison in zip(victims.clean, victims.poisoned, victims.poisons, strict=True):
@@ -228,23 +284,36 @@ def _backdoor(case: Case, victims: Victims, train: Samples, test: Samples) -> Me
         },
         baseline={"attack_success": over_victims(false, n)},
         clean={"accuracy": over_victims(clean_accuracy, len(test)), "attack_success": over_victims(false, n)},
-        flags=_few_victims(case),
+        flags=_few_victims(len(victims.poisoned)),
         tensors=_triggered(victims, test),
         notes={
-            "poisoned_rows": len(victims.poisons[0].rows),
-            "victims": case.repeats,
+            **_visibility(victims.poisons[0], train),
+            "victims": len(victims.poisoned),
             "target": victims.poisons[0].target,
         },
     )
 
 
-def eligible(clean: Classifier, test: Samples, poison: Poison) -> Samples:
+def _visibility(poison: Poison | Trojan, train: Samples | None) -> dict[str, object]:
+    """Say how many rows changed and how much, in decibels and levels of 255."""
+    if train is None or isinstance(poison, Trojan):
+        return {"poisoned_rows": 0}
+    delta = (poison.x - train.x[poison.rows]).double()
+    power = float(delta.square().mean())
+    return {
+        "poisoned_rows": len(poison.rows),
+        "psnr_db": round(-10 * math.log10(power), 2) if power > 0 else math.inf,
+        "linf_levels": round(255 * float(delta.abs().max()), 2) if delta.numel() else 0.0,
+    }
+
+
+def eligible(clean: Classifier, test: Samples, poison: Poison | Trojan) -> Samples:
     """Test rows of other classes than the target's that the clean model gets right."""
     right = clean.predict(test.x).argmax(1) == test.y
     return test[right & (test.y != poison.target)]
 
 
-def hits(model: Classifier, rows: Samples, poison: Poison) -> float:
+def hits(model: Classifier, rows: Samples, poison: Poison | Trojan) -> float:
     """Share of rows that a model gives to the target class once they carry the trigger."""
     assert poison.trigger is not None
     assert poison.target is not None
@@ -252,12 +321,10 @@ def hits(model: Classifier, rows: Samples, poison: Poison) -> float:
     return float(hit.double().mean())
 
 
-def _few_victims(case: Case) -> tuple[Flag, ...]:
-    if case.repeats >= 3:
+def _few_victims(count: int) -> tuple[Flag, ...]:
+    if count >= 3:
         return ()
-    return (
-        Flag(code="few-victims", detail=f"{case.repeats} victims; three or more are needed for an interval"),
-    )
+    return (Flag(code="few-victims", detail=f"{count} victims; three or more are needed for an interval"),)
 
 
 def _pictures(poison: Poison, train: Samples) -> dict[str, Tensor]:

@@ -1,16 +1,16 @@
 """BadNets."""
 
-from dataclasses import dataclass
 from typing import Annotated
 
 import torch
 from annotated_types import Ge
-from torch import Generator, Tensor
+from torch import Generator
 
 from casemate.core.data import Poison, PoisonBudget, Samples
-from casemate.core.errors import NotApplicable, UsageError
+from casemate.core.errors import NotApplicable
 from casemate.core.registry import Paper, backdoor
 from casemate.core.tick import Tick, ignore
+from casemate.core.triggers import Patch, existing, others
 
 GU = Paper(
     "BadNets: identifying vulnerabilities in the machine learning model supply chain",
@@ -20,7 +20,7 @@ GU = Paper(
 )
 
 
-@backdoor(papers=(GU,), known_as=("patch backdoor", "patch trigger"))
+@backdoor(papers=(GU,), known_as=("Backdoor attack", "patch backdoor", "patch trigger"))
 def badnets(
     clean: Samples,
     budget: PoisonBudget,
@@ -58,32 +58,7 @@ def badnets(
         raise NotApplicable(
             f"a patch of {patch} pixels at {offset} from the edge needs images. Got inputs of shape {clean.shape}"
         )
-    if target >= clean.classes:
-        raise UsageError(
-            f"The 'target' of backdoor.badnets must be in 0 .. {clean.classes - 1}. Got {target}."
-        )
-    others = (clean.y != target).nonzero().flatten()
-    order = torch.randperm(len(others), generator=rng)[: budget.rows(len(clean))]
-    rows = others[order.to(others.device)]
+    existing(target, clean.classes, "backdoor.badnets")
+    rows = others(clean, target, budget, rng)
     trigger = Patch(patch, offset)
     return Poison(rows, trigger(clean.x[rows]), torch.full_like(clean.y[rows], target), trigger, target)
-
-
-@dataclass(frozen=True)
-class Patch:
-    """A square of alternating white and black pixels near the lower right corner.
-
-    The pattern shows on bright and on dark ground alike.
-    """
-
-    size: int
-    offset: int
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Mark images x (N, C, H, W)."""
-        places = torch.arange(self.size, device=x.device)
-        pattern = ((places[:, None] + places) % 2 == 0).to(x.dtype)
-        marked = x.clone()
-        low, right = (side - self.offset for side in x.shape[2:])
-        marked[..., low - self.size : low, right - self.size : right] = pattern
-        return marked
