@@ -81,7 +81,7 @@ METRICS = {
     "median_norm": Metric("Median size of the change", "is the median change that fools", "plain", "high"),
     "accuracy_drop": Metric("Accuracy lost", "of accuracy are lost to the poison", "points"),
     "attack_success": Metric(
-        "Triggered inputs that obey", "of the inputs that carry the trigger get the adversary's class"
+        "Inputs given the class wished for", "of the inputs concerned get the adversary's class"
     ),
     "tpr_at_1pct_fpr": Metric(
         "Training rows recognised, at 1% false alarms",
