@@ -42,9 +42,9 @@ class Threat(BaseModel):
     """One question: attacks of a family that share a budget, and the requirement they test.
 
     `eps` is in units of x, or "auto" for the field's customary radius on such data; a physical threat
-    with an `area`, a share of the pixels, is one of stickers instead, a universal one with an `area` one of a patch. With `chain`
-    each attack gets only the rows that the ones before it left standing. `rates` are shares of
-    the training rows. A malware threat names its `semantics`, what may be changed, or in a plan's file a
+    with an `area`, a share of the pixels, is one of stickers instead, a universal one with an `area`
+    one of a patch. With `chain` each attack gets only the rows that the ones before it left standing.
+    `rates` are shares of the training rows. A malware threat names its `semantics`, what may be changed, or in a plan's file a
     JSON file that says so. A semantic threat names the `generator` whose codes are moved: a shipped one or
     a file.safetensors. `eot` draws of the target's randomness are averaged in each gradient, and
     gradients go round the layers that `bpda` names by patterns, "auto" for those found to stop them;
@@ -103,8 +103,10 @@ class Threat(BaseModel):
             case "physical":
                 return Print.model_validate({"norm": self.norm, "eps": eps})
             case "semantic":
-                return None if self.generator is None else Latent(
-                    generator=self.generator, radius=6.0, queries=self.queries
+                return (
+                    None
+                    if self.generator is None
+                    else Latent(generator=self.generator, radius=6.0, queries=self.queries)
                 )
             case _:
                 return None

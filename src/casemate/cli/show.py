@@ -27,7 +27,7 @@ THREATS = {
     "physical": "The adversary changes a picture so that the model errs on photographs of its print.",
     "malware": "The adversary changes a program, which must still work, so that a detector lets it pass.",
     "poisoning": "The adversary changes a share of the training rows, so that the trained model errs.",
-    "targeted": "The adversary changes a few training rows, but not their labels, so that one input gets the class they want.",
+    "targeted": "The adversary changes a few training rows, not their labels, so that one input gets the class they want.",
     "backdoor": "The adversary changes a share of the training rows, so that inputs with a trigger get the class they want.",
     "membership": "The adversary asks the model about a record, to find out whether it was trained on.",
     "training": "A defence: it changes how the model is trained.",

@@ -205,9 +205,7 @@ def universal(
         A decorator that registers a function and returns it unchanged.
     """
     asked = {"target": _TARGETS[wish]} if wish in _TARGETS else {}
-    return _register(
-        "universal", papers=papers, norms=norms, known_as=known_as, version=version, asked=asked
-    )
+    return _register("universal", papers=papers, norms=norms, known_as=known_as, version=version, asked=asked)
 
 
 semantic = _plain("semantic")

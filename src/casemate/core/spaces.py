@@ -6,7 +6,7 @@ An attack returns codes, so what it may do holds by construction: the judge clip
 import copy
 from dataclasses import dataclass, replace
 from importlib import import_module
-from typing import Protocol, Self, assert_never
+from typing import Any, Protocol, Self, assert_never
 
 import torch
 from torch import Tensor, nn
@@ -96,7 +96,7 @@ def _model(name: str, x: Tensor) -> Model:
         raise NotApplicable(f"the generator {name} makes {made}, not {given}: no generator for this data")
     if x.device.type == "cpu":
         return model
-    nets = {
+    nets: dict[str, Any] = {
         name: copy.deepcopy(v).to(x.device) for name, v in vars(model).items() if isinstance(v, nn.Module)
     }
     return replace(model, **nets)

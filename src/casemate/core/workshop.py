@@ -14,11 +14,9 @@ from casemate.core.target import Classifier
 class Workshop:
     """Training data like the victim's and models of the adversary's own, never the victim itself.
 
-    Args:
-        clean: the training set whose rows may be changed.
-        recipe: how the adversary believes that the victim is trained.
-        surrogates: count -> models of that recipe trained on `clean`, with seeds of their own. They
-            are trained side by side and kept for the next attack that asks.
+    Rows of `clean` may be changed; `recipe` is how the adversary believes that the victim is trained.
+    `surrogates` gives so many models of that recipe trained on `clean`, with seeds of their own: they
+    are trained side by side and kept for the next attack that asks.
     """
 
     clean: Samples

@@ -44,7 +44,9 @@ METRICS = {
     ),
     "evasion_rate": Metric("Malware that passes", "of the malware passes at the alarm's threshold"),
     "valid_share": Metric("Working programs", "of the returned programs keep every rule", safer="high"),
-    "median_changes": Metric("Median number of changes", "is the median number of changes that hide", "plain", "high"),
+    "median_changes": Metric(
+        "Median number of changes", "is the median number of changes that hide", "plain", "high"
+    ),
     "false_positive_rate": Metric("False alarms", "of fresh benign programs raise the alarm"),
     "success_rate": Metric("Inputs fooled", "of the correctly classified inputs are fooled"),
     "digital_success_rate": Metric(
@@ -59,13 +61,18 @@ METRICS = {
         safer="high",
     ),
     "misread_rate": Metric(
-        "Misread, whatever they show", "of the inputs are misread, those that lost their meaning counted as well"
+        "Misread, whatever they show",
+        "of the inputs are misread, those that lost their meaning counted as well",
     ),
     "legitimacy": Metric(
-        "Meaning kept", "of the misread inputs still show what they should, by independent judges", "share", "high"
+        "Meaning kept",
+        "of the misread inputs still show what they should, by independent judges",
+        "share",
+        "high",
     ),
     "accuracy_made_again": Metric(
-        "Accuracy on inputs made again", "of the inputs are right as they are and once the generator made them again",
+        "Accuracy on inputs made again",
+        "of the inputs are right as they are and once the generator made them again",
         safer="high",
     ),
     "median_latent_distance": Metric(
