@@ -1,7 +1,7 @@
 """Write docs/evidence.md from what `casemate prove --all --json` printed.
 
 casemate prove --all --seed 0 --seed 1 --seed 2 --json > proofs.json
-python scripts/write_evidence.py proofs.json
+python scripts/write_evidence.py proofs.json      # several files are put together
 """
 
 import json
@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
+
+from casemate.core.registry import entries
 
 PAGE = Path(__file__).parents[1] / "docs/evidence.md"
 HEAD = """# Evidence
@@ -37,7 +39,9 @@ def number(proof: dict, name: str) -> str:
 
 def main() -> None:
     """Write the page."""
-    proofs = json.loads(Path(sys.argv[1]).read_text())
+    proofs = [proof for name in sys.argv[1:] for proof in json.loads(Path(name).read_text())]
+    proofs.sort(key=lambda proof: (proof["id"], proof["seed"]))
+    absent = [entry.id for entry in entries() if entry.id not in {proof["id"] for proof in proofs}]
     held = sum(p["holds"] for p in proofs)
     date = datetime.now(UTC).date().isoformat()
     lines = [
@@ -49,6 +53,7 @@ def main() -> None:
         HEAD.format(date=date, torch=torch.__version__, held=held, total=len(proofs), cores=os.cpu_count())
         + "\n".join(lines)
         + "\n"
+        + (f"\nNot in this run: {', '.join(f'`{name}`' for name in absent)}.\n" if absent else "")
     )
 
 
