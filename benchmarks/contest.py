@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-BATCH = 125  # at which the plain net is fastest: larger ones wait for memory
+BATCH = 125  # of the peers, at which they are fastest: with larger ones the plain net waits for memory
 SLACK = 1e-6  # of x: what rounding may add to a perturbation
 
 

@@ -17,6 +17,7 @@ from contest import Entrant, Score, Task, contest
 from ours import ours
 from torch import Tensor, nn
 
+from casemate.assess.families.evasion import SHARD
 from casemate.assess.plan import AUTOATTACK, Ask
 from casemate.builtin.data import fashion_mini
 from casemate.builtin.target import fashion_cnn, fashion_cnn_robust
@@ -105,6 +106,7 @@ def pgd(sizes: Sizes) -> list[Round]:
     asks = [Ask(method="evasion.pgd", params={"steps": sizes.steps, "step_size": alpha})]
     entrants = [
         Entrant("casemate", ours(asks, bfloat16=True)),
+        Entrant(f"casemate, {SHARD} rows at a time as in assess", ours(asks, bfloat16=True, batch=SHARD)),
         Entrant("casemate, float32 gradients", ours(asks)),
         Entrant("torchattacks", peers.torchattacks_pgd(sizes.steps, alpha)),
         Entrant("Foolbox", peers.foolbox_pgd(sizes.steps, alpha)),

@@ -44,14 +44,15 @@ class Threat(BaseModel):
     `eps` is in units of x, or "auto" for the field's customary radius on such data; a physical threat
     with an `area`, a share of the pixels, is one of stickers instead, a universal one with an `area`
     one of a patch. With `chain` each attack gets only the rows that the ones before it left standing.
-    `rates` are shares of the training rows. A malware threat names its `semantics`, what may be changed, or in a plan's file a
-    JSON file that says so. A semantic threat names the `generator` whose codes are moved: a shipped one or
-    a file.safetensors. `eot` draws of the target's randomness are averaged in each gradient, and
-    gradients go round the layers that `bpda` names by patterns, "auto" for those found to stop them;
-    without these settings the checks decide (see `assess.checks.adaptation`). With `surrogates` the
-    adversary knows nothing of the target but its data: attacks work on the mean of nets of these kinds
-    (see `assess.surrogates`), trained on the training data, and the target only judges. A targeted
-    threat states its `tampering`: how many rows change how far, and the victims; its `rows` are the aims.
+    `rates` are shares of the training rows. A malware threat names its `semantics`, what may be changed,
+    or in a plan's file a JSON file that says so. A semantic threat names the `generator` whose codes are
+    moved: a shipped one or a file.safetensors. `eot` draws of the target's randomness are averaged in
+    each gradient, and gradients go round the layers that `bpda` names by patterns, "auto" for those found
+    to stop them; without these settings the checks decide (see `assess.checks.adaptation`). With
+    `surrogates` the adversary knows nothing of the target but its data: attacks work on the mean of nets
+    of these kinds (see `assess.surrogates`), trained on the training data, and the target only judges. A
+    targeted threat states its `tampering`: how many rows change how far, and the victims; its `rows` are
+    the aims.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
