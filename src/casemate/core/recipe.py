@@ -111,7 +111,8 @@ class Recipe:
             for part in order.split(_lengths(len(data), self.batch)):
                 for group in optimizer.param_groups:
                     group["lr"] = self.lr * one_cycle(step / total)
-                loss = self._loss(step / total)(net, rows(part), y[part], rng=rng)
+                batch_loss = self._loss(step / total)
+                loss = batch_loss(net, rows(part), y[part], rng=rng)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
