@@ -13,6 +13,7 @@ from torch import Tensor
 
 from casemate.core.errors import NotApplicable, UsageError
 from casemate.ops import optics
+from casemate.ops.jpeg import jpeg, rounded
 from casemate.ops.rng import RowGenerator
 
 
@@ -146,7 +147,7 @@ class Channel(BaseModel):
         """
         photo = _photographed(x, draws)
         quality = draws.quality.reshape(-1).to(x)
-        return optics.jpeg(photo, quality).view(*draws.blur.shape, *x.shape[1:])
+        return jpeg(photo, quality).view(*draws.blur.shape, *x.shape[1:])
 
     def develop(self, x: Tensor, draws: Draws) -> Tensor:
         """Send pictures as `apply` does, with true JPEG files and without a gradient, for judging."""
@@ -163,7 +164,7 @@ def _photographed(x: Tensor, draws: Draws) -> Tensor:
     def each(values: Tensor) -> Tensor:
         return values.reshape(-1, 1, 1, 1).to(x)
 
-    file = optics.rounded(255 * x) / 255
+    file = rounded(255 * x) / 255
     file = file[:, None].expand(-1, n, *x.shape[1:]).flatten(0, 1)
     # half a level above 0, where the slope of a power less than 1 has no bound; a clamp there would
     # hide from the attack how to change what is black
@@ -173,7 +174,7 @@ def _photographed(x: Tensor, draws: Draws) -> Tensor:
     gain = draws.gain[..., :channels].reshape(-1, channels, 1, 1).to(x)
     lit = (gain * seen + each(draws.offset)).clamp(0.5 / 255, 1)
     sensed = lit ** each(draws.gamma) + draws.noise.flatten(0, 1).to(x)
-    return optics.rounded(255 * sensed.clamp(0, 1)) / 255
+    return rounded(255 * sensed.clamp(0, 1)) / 255
 
 
 def true_jpeg(x: Tensor, quality: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ def test_a_step_in_front_sees_what_the_net_saw_before():
 def test_jpeg_of_the_best_quality_changes_a_picture_by_less_than_two_levels(channels):
     """Its tables are all 1: each coefficient is off by 1/2 at most, and the transform keeps lengths."""
     x = pictures(c=channels)
-    out = Jpeg(100, channels)(x)
+    out = Jpeg(100)(x)
     assert out.shape == x.shape
     assert float((out - x).square().mean().sqrt()) < 2 / 255
 
@@ -54,12 +54,12 @@ def test_jpeg_keeps_a_grey_picture_whose_brightness_is_a_level():
     """A constant block has one coefficient, 8 (v - 128); at quality 50 it is divided by 16."""
     v = 128 + 2 * 16
     x = torch.full((1, 1, 8, 16), v / 255)
-    torch.testing.assert_close(Jpeg(50, 1)(x), x)
+    torch.testing.assert_close(Jpeg(50)(x), x)
 
 
 def test_the_smooth_rounding_of_jpeg_is_near_and_has_a_gradient():
     x = pictures().requires_grad_()
-    layer = Jpeg(50, 1)
+    layer = Jpeg(50)
     smooth = layer.stand_in(x)
     assert float((smooth - layer(x)).detach().abs().mean()) < 0.05
     (grad,) = torch.autograd.grad(smooth.sum(), x)
