@@ -27,6 +27,19 @@ def nearest(clean: Samples, features: Tensor, aims: Aims, probes: Tensor, count:
     return [row[:m] for row, m in zip(order, have.tolist(), strict=True)]
 
 
+def shared_count(clean: Samples, aims: Aims, count: int, /) -> int:
+    """Number of rows, `count` at most, that every aim can have: no more than its class has."""
+    if not len(aims):
+        return 0
+    return min(count, int(torch.bincount(clean.y, minlength=clean.classes)[aims.wish].min()))
+
+
+def squares(features: Tensor, /) -> Tensor:
+    """Squared sizes of features (T, D) to divide by, (T,); 1 where there are none."""
+    size = features.square().sum(1)
+    return size.where(size > 0, torch.ones_like(size))
+
+
 def spread(rows: list[Tensor], /) -> tuple[Tensor, Tensor]:
     """Lay rows of several aims end to end: the rows (M,) and the aim (M,) that each serves."""
     owner = torch.arange(len(rows)).repeat_interleave(torch.tensor([len(r) for r in rows], dtype=torch.int64))

@@ -72,6 +72,11 @@ class Halves:
             self.model.logits(x)
         return seen[-1].flatten(1)
 
+    def known(self, x: Tensor, *, batch: int = 500) -> Tensor:
+        """Compute the same for many rows, `batch` at a time and without a graph."""
+        with torch.no_grad():
+            return torch.cat([self.features(part) for part in x.split(batch)])
+
     def with_head(self, weights: Tensor) -> Classifier:
         """Give the classifier another last layer, of weights (K, D + 1), the biases in the last column."""
         old = self.head

@@ -4,18 +4,16 @@ from typing import Annotated
 
 import torch
 from annotated_types import Ge, Gt, Lt
-from torch import Generator, Tensor
+from torch import Generator
 
-from casemate.core.bases import nearest
+from casemate.core.bases import nearest, shared_count, squares
 from casemate.core.data import Poison
-from casemate.core.features import Halves, halves
+from casemate.core.features import halves
 from casemate.core.registry import Paper, targeted
 from casemate.core.tampering import Tampering
 from casemate.core.tick import Tick, ignore
 from casemate.core.workshop import Aims, Poisons, Workshop
 from casemate.ops.rng import seeded
-
-CHUNK = 500  # rows whose features are taken at a time
 
 
 @targeted(
@@ -63,15 +61,13 @@ def bullseye(
         One poison per aim.
     """
     clean = workshop.clean
-    count = _corners(clean.y, aims, budget.poisons, clean.classes)
+    count = shared_count(clean, aims, budget.poisons)
     if not len(aims) or not count:
         return [Poison(clean.y[:0], clean.x[:0], clean.y[:0]) for _ in range(len(aims))]
     own = workshop.surrogates(surrogates)
     models = [halves(model, dropout=dropout) for model in own]
     first = halves(own[0])
-    rows = torch.stack(
-        nearest(clean, _features(first, clean.x), aims, _features(first, aims.x), count)
-    )  # (T, M)
+    rows = torch.stack(nearest(clean, first.known(clean.x), aims, first.known(aims.x), count))  # (T, M)
     base, many = clean.x[rows].flatten(0, 1), len(aims)
     low, high = (base - budget.eps).clamp(min=0), (base + budget.eps).clamp(max=1)
     x = base.clone().requires_grad_()
@@ -84,7 +80,7 @@ def bullseye(
                 with torch.no_grad():
                     wanted = model.features(aims.x)
                 off = wanted - corners.mean(1)
-                loss = loss + (off.square().sum(1) / _squares(wanted)).sum() / (2 * len(models))
+                loss = loss + (off.square().sum(1) / squares(wanted)).sum() / (2 * len(models))
             adam.zero_grad(set_to_none=True)
             loss.backward()
             adam.step()
@@ -93,21 +89,3 @@ def bullseye(
             tick(i + 1, steps, {"loss": loss.item() / many})
     made = x.detach().view(many, count, *clean.shape)
     return [Poison(rows[t], made[t], clean.y[rows[t]]) for t in range(many)]
-
-
-def _features(model: Halves, x: Tensor) -> Tensor:
-    with torch.no_grad():
-        return torch.cat([model.features(part) for part in x.split(CHUNK)])
-
-
-def _squares(wanted: Tensor) -> Tensor:
-    """Squared sizes of features (T, D); an aim without any is taken as it is."""
-    size = wanted.square().sum(1)
-    return size.where(size > 0, torch.ones_like(size))
-
-
-def _corners(y: Tensor, aims: Aims, count: int, classes: int) -> int:
-    """Number of poisons that every aim can have: no more than rows of the class it wishes for."""
-    if not len(aims):
-        return 0
-    return min(count, int(torch.bincount(y, minlength=classes)[aims.wish].min()))

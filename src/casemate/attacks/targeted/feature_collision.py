@@ -68,7 +68,7 @@ def feature_collision(
         return [Poison(clean.y[:0], clean.x[:0], clean.y[:0]) for _ in range(len(aims))]
     model = halves(workshop.surrogates(1)[0])
     with torch.no_grad():
-        probes, known = _features(model, aims.x), _features(model, clean.x)
+        probes, known = model.known(aims.x), model.known(clean.x)
     chosen = nearest(clean, known, aims, probes, budget.poisons)
     rows, owner = spread(chosen)
     origin, goal = clean.x[rows], probes[owner]
@@ -98,10 +98,6 @@ def feature_collision(
         x = torch.clamp(x, low, high)
         tick(i + 1, steps, {"mean_distance": float(apart.mean())})
     return [Poison(r, best[owner == t], clean.y[r]) for t, r in enumerate(chosen)]
-
-
-def _features(model: Halves, x: Tensor) -> Tensor:
-    return torch.cat([model.features(part) for part in x.split(CHUNK)])
 
 
 def _apart(model: Halves, x: Tensor, goal: Tensor, far: Tensor) -> tuple[Tensor, Tensor]:

@@ -69,8 +69,8 @@ def influence(
         return [Poison(clean.y[:0], clean.x[:0], clean.y[:0]) for _ in range(len(aims))]
     model = halves(workshop.surrogates(1)[0])
     with torch.no_grad():
-        known = _features(model, clean.x).double()
-        probe = _features(model, aims.x).double()
+        known = model.known(clean.x).double()
+        probe = model.known(aims.x).double()
     many, y, classes = len(aims), clean.y.expand(len(aims), -1), clean.classes
     features = known.repeat(many, 1, 1)
     weights = fit_head(features[:1], y[:1], classes).expand(many, -1, -1)
@@ -90,7 +90,7 @@ def influence(
         )
         x[todo] = moved
         with torch.no_grad():
-            changed = _features(model, moved.flatten(0, 1)).double()
+            changed = model.known(moved.flatten(0, 1)).double()
         now = features[todo].scatter(
             1, rows[todo][..., None].expand(-1, -1, features.shape[2]), changed.view(len(todo), count, -1)
         )
@@ -102,10 +102,6 @@ def influence(
         best[todo[better]], reached[todo[better]] = moved[better], given[better]
         tick(i + 1, steps, {"mean_probability": float(reached.mean())})
     return [Poison(rows[t], best[t], labels[t]) for t in range(many)]
-
-
-def _features(model: Halves, x: Tensor) -> Tensor:
-    return torch.cat([model.features(part) for part in x.split(CHUNK)])
 
 
 def _probability(probe: Tensor, weights: Tensor, wish: Tensor) -> Tensor:
