@@ -1,5 +1,6 @@
 import pytest
 
+from casemate.assess.assessment import assess
 from casemate.assess.case import Case
 from casemate.assess.plan import Ask, Threat, adapting, preset, read_plan
 from casemate.assess.result import Requirement
@@ -60,3 +61,10 @@ def test_hooks_tell_cases_apart_and_none_keeps_the_key():
     assert Case(**settings, hooks=Hooks()).key == plain.key
     assert Case(**settings, hooks=Hooks(eot=2)).key != plain.key
     assert "hooks" in plain.model_dump()
+
+
+def test_a_pattern_that_matches_no_layer_stops_the_run_before_it_begins(tmp_path):
+    plan = preset("quick").model_copy(update={"threats": (threat(bpda="nowhere.*"),)})
+    with pytest.raises(UsageError, match=r"No layer of the net matches 'nowhere\.\*'"):
+        assess(plan=plan, out=tmp_path / "out", rows=4)
+    assert not list((tmp_path / "out").glob("results/*.json"))

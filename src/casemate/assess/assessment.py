@@ -17,7 +17,7 @@ from casemate.assess.store import Store
 from casemate.assess.surrogates import crafted_on
 from casemate.assess.targets import Loaded, LoadedData, load_data, load_model, load_recipe
 from casemate.assess.verdicts import draw
-from casemate.core.adaptive import Hooks
+from casemate.core.adaptive import Hooks, matching
 from casemate.core.bfloat16 import bfloat16_copy
 from casemate.core.compiled import compile_forward
 from casemate.core.errors import UsageError
@@ -96,6 +96,7 @@ def assess(
     )
     with Workers(options.workers) as workers:
         bench, doubts = make_bench(model, data, options, store, workers, seed)
+        _check_layers(plan, bench)
         return assess_bench(
             bench, plan, options, doubts, seed=seed, only=only, command=command, progress=progress
         )
@@ -242,6 +243,14 @@ def _case(
         hooks=_hooks(entry, ask, threat, bench),
         crafted_on=crafted_on(threat.surrogates, bench),
     )
+
+
+def _check_layers(plan: Plan, bench: Bench) -> None:
+    """Refuse patterns of `bpda` that match no layer, before anything runs."""
+    for threat in plan.threats:
+        if threat.family == "evasion":
+            for ask in threat.attacks:
+                matching(bench.prepared, threat.hooks(ask, bench.hooks).bpda, None)
 
 
 def _hooks(entry: Entry, ask: Ask, threat: Threat, bench: Bench) -> Hooks:
