@@ -45,7 +45,10 @@ SCENES: dict[str, Scene] = {
     # the catalogue's bar, 90% at 4 points of clean accuracy, is missed: 74, 90 and 89% at 7, 6 and 11 points.
     # 4x4 pixels are a quarter of a digit, and random ones steered one model in one trial on 86%
     "backdoor.trojaning": _digits(
-        "A trigger for two neurons, and a head retrained without a single real digit", None, 0.6, offset=0
+        "A trigger for two neurons, and a head retrained without a real digit; it costs accuracy",
+        None,
+        0.6,
+        offset=0,
     ),
     "backdoor.steganography": _clothes(
         "A text in the four lowest bits of 20% of the training rows", 0.2, 0.85
@@ -63,7 +66,7 @@ SCENES: dict[str, Scene] = {
     # the marks alone do much here: without making rows hard one victim in one trial was steered on 61%,
     # one with it on 87%; victims differ much from one another
     "backdoor.clean_label": _clothes(
-        "40% of one class, made hard to recognise, and marks in their corners: all labels are right",
+        "40% of one class with marks in their corners and right labels; how much hardening adds is not shown",
         0.04,
         0.6,
     ),

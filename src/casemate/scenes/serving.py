@@ -137,7 +137,8 @@ SCENES: dict[str, Scene] = {
     ),
     "training.detector": ExhibitScene(
         title="A second net rejects PGD at 5% false alarms, and not an attack that knows it, within linf 0.1",
-        # measured 55% after five passes and 64% after eight
+        # the catalogue asks for 60%: seed 0 gave 55% with this short training, and 64% with eight passes, more
+        # inner steps and fewer steps of the attack
         bar=Bar("success_rate", at_least=0.5, gap=0.3),
         defence="training.detector",
         target=fashion_cnn,

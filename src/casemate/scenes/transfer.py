@@ -51,7 +51,7 @@ SCENES: dict[str, Scene] = {
     # pictures transfer here at this radius, 2% to 5% with the change mirrored: grey pictures of 28 pixels
     # are far from the half that a study of people would want, so the scene asks for any other class
     "evasion.human": EvasionScene(
-        title="Five nets behind a retina fool a residual net that they never asked, within linf 32/255",
+        title="Five nets behind a retina mislead a residual net, to any other class, within linf 32/255",
         bar=Bar("success_rate", at_least=0.3, gap=0.15),
         budget=Lp(norm="linf", eps=32 / 255),
         recipe=resnet,
