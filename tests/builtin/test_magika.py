@@ -6,7 +6,7 @@ import torch
 from casemate.attacks.malware.bytes import bytes as attack
 from casemate.builtin import magika
 from casemate.core.data import Practice
-from casemate.core.semantics import PAD, Bytes, files, rows_of, tokens
+from casemate.core.programs import PAD, Bytes, files, rows_of, tokens
 from casemate.core.target import GradientOracle
 from casemate.core.threat import Misclassify
 from casemate.ops.rng import generator, rows

@@ -16,9 +16,9 @@ from casemate.core.data import PoisonBudget
 from casemate.core.errors import UsageError
 from casemate.core.pasting import Pasting
 from casemate.core.physical import Print, Sticker
+from casemate.core.programs import Semantics
 from casemate.core.registry import find
 from casemate.core.semantic import Latent
-from casemate.core.semantics import Semantics
 from casemate.core.tampering import Tampering
 from casemate.core.threat import Lp, parse_eps
 from casemate.ops.norms import Norm

@@ -19,7 +19,7 @@ from torch.nn.functional import gelu, linear, one_hot
 
 from casemate.core.data import Samples
 from casemate.core.errors import UsageError
-from casemate.core.semantics import PAD, files, rows_of, tokens
+from casemate.core.programs import PAD, files, rows_of, tokens
 from casemate.core.target import Classifier
 from casemate.ops.rng import generator
 

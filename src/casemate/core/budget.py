@@ -2,8 +2,8 @@
 
 from casemate.core.pasting import Pasting
 from casemate.core.physical import Print, Sticker
+from casemate.core.programs import Bytes, Features
 from casemate.core.semantic import Attributes, Colours, Conditional, Latent
-from casemate.core.semantics import Bytes, Features
 from casemate.core.tampering import Tampering
 from casemate.core.threat import Lp
 

@@ -8,9 +8,9 @@ from torch import Generator, Tensor
 from casemate.core.data import Poison, PoisonBudget, Practice, Samples, World
 from casemate.core.pasting import Pasting
 from casemate.core.physical import PhysicalBudget
+from casemate.core.programs import Semantics
 from casemate.core.recipe import Recipe
 from casemate.core.semantic import SemanticBudget
-from casemate.core.semantics import Semantics
 from casemate.core.tampering import Tampering
 from casemate.core.target import Classifier, GradientOracle, LabelOracle, ScoreOracle
 from casemate.core.threat import Goal, Lp

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 
 from casemate.core.budget import Budget
 from casemate.core.errors import UsageError
-from casemate.core.semantics import (
+from casemate.core.programs import (
     Bytes,
     Features,
     comments,
