@@ -7,7 +7,8 @@ from casemate.core.errors import NotApplicable
 from casemate.core.registry import find
 from casemate.core.target import GradientOracle
 from casemate.core.threat import Lp, Misclassify, NeverReached
-from casemate.core.transfer import Sight, blurred, gradient, scaled, shrunk
+from casemate.core.transfer import Sight, blurred, gradient, scaled, shrunk, shuffled
+from casemate.ops.blocks import draws_of, rearranged
 from casemate.ops.rng import rows
 from conformance.models import conv, mlp
 
@@ -29,6 +30,7 @@ def run(name, setting, **params):
         ("di_fgsm", {"smallest": 1.0, "probability": 1.0}),
         ("ti_fgsm", {"kernel": 1}),
         ("si_fgsm", {"copies": 1}),
+        ("bsr", {"copies": 2, "blocks": 1, "degrees": 0.0}),
         ("vmi_fgsm", {"reach": 0.0, "neighbours": 2}),
         ("pgn", {"reach": 0.0, "samples": 1, "balance": 0.0}),
     ],
@@ -41,7 +43,7 @@ def test_G6_without_momentum_nesterov_looks_nowhere():
     torch.testing.assert_close(run("ni_fgsm", conv(), decay=0.0), run("mi_fgsm", conv(), decay=0.0))
 
 
-@pytest.mark.parametrize("name", ["di_fgsm", "ti_fgsm", "si_fgsm", "ni_fgsm", "vmi_fgsm", "pgn"])
+@pytest.mark.parametrize("name", ["di_fgsm", "ti_fgsm", "si_fgsm", "ni_fgsm", "vmi_fgsm", "pgn", "bsr"])
 def test_the_idea_of_each_changes_the_example(name):
     assert not torch.equal(run(name, conv()), run("mi_fgsm", conv()))
 
@@ -90,6 +92,17 @@ def test_the_gradient_over_copies_is_that_of_their_mean_loss():
     assert oracle.ledger.gradients.tolist() == [3] * len(z)
 
 
-def test_tables_are_no_pictures():
+def test_copies_in_blocks_are_each_a_fresh_draw_of_its_own_row():
+    """Each row draws all of its copies at once: copy i of row k takes the i-th numbers of stream k."""
+    x, draws = conv().x, rows(3, len(conv().x)).uniform(4, draws_of(2))
+    found = shuffled(4, 2, 24.0)(x, rows(3, len(x)))
+    assert len(found) == 4
+    for i in range(4):
+        torch.testing.assert_close(found[i], rearranged(x, draws[:, i], 2, 24.0))
+    assert not torch.equal(found[0], found[1])
+
+
+@pytest.mark.parametrize("name", ["di_fgsm", "bsr"])
+def test_tables_are_no_pictures(name):
     with pytest.raises(NotApplicable, match="pictures"):
-        run("di_fgsm", mlp())
+        run(name, mlp())

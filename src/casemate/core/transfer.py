@@ -6,6 +6,8 @@ them and with one another:
     di  (Xie et al. 2019)   the picture, made smaller and put at a random place, at times
     si  (Lin et al. 2020)   the picture at 1, 1/2, 1/4 ... of its brightness
     ti  (Dong et al. 2019)  a gradient blurred, as if it were the mean over shifted pictures
+
+Cutting pictures into blocks that are shuffled and turned is a further one, which only its own method uses.
 """
 
 from collections.abc import Callable
@@ -18,6 +20,7 @@ from torch import Tensor
 from casemate.core.errors import NotApplicable
 from casemate.core.target import GradientOracle
 from casemate.core.threat import Goal, Loss
+from casemate.ops.blocks import draws_of, rearranged
 from casemate.ops.rng import RowGenerator
 
 PROBABILITY, SMALLEST, KERNEL, COPIES = 0.5, 0.85, 7, 5
@@ -142,6 +145,17 @@ def shrunk(x: Tensor, share: Tensor, top: Tensor, left: Tensor) -> Tensor:
 def scaled(copies: int) -> Look:
     """Show an input as it is and at a half, a quarter ... of its values."""
     return lambda x, rng: [x / 2**i for i in range(copies)]
+
+
+def shuffled(copies: int, blocks: int, degrees: float) -> Look:
+    """Show several copies of a picture, each cut into blocks that change places and turn a little."""
+
+    def look(x: Tensor, rng: RowGenerator) -> list[Tensor]:
+        _pictures(x, "bsr")
+        draws = rng.uniform(copies, draws_of(blocks))
+        return [rearranged(x, draws[:, i], blocks, degrees) for i in range(copies)]
+
+    return look
 
 
 def blurred(kernel: int) -> Blur:

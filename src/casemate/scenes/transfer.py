@@ -58,6 +58,7 @@ SCENES: dict[str, Scene] = {
         surrogates=(vgg, strided, patches, mlp, cnn),
         data=fashion_mini,
     ),
+    "evasion.bsr": _transferred("A picture in shuffled blocks"),
     # the paper's cube reaches 3 * 16/255 = 0.19 of x to each side; in this larger ball that is 1.9 radii
     "evasion.pgn": _transferred("A flat maximum", {"reach": 1.9}),
 }
