@@ -79,3 +79,22 @@ def test_the_users_net_is_not_touched() -> None:
     prepared = Prepared(Classifier(net, 3, (1, 8, 8)))
     assert type(net[0]) is nn.Conv2d
     assert isinstance(prepared.net[0], ThinConv2d)  # type: ignore[index]
+
+
+@pytest.mark.parametrize(("channels", "quick"), [(1, True), (3, False)])
+def test_bfloat16_gradients_are_as_near_to_the_truth_as_the_libraries(channels: int, quick: bool) -> None:
+    conv = _frozen(channels, 16, 3, padding=1)
+    x = torch.rand(20, channels, 28, 28, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    upstream = torch.randn(20, 16, 28, 28, generator=torch.Generator().manual_seed(2))
+    (truth,) = torch.autograd.grad(conv(x), x, upstream)
+
+    def error(layer: nn.Module) -> float:
+        z = x.detach().bfloat16().requires_grad_()
+        out = layer(z)
+        assert (type(out.grad_fn).__name__ == "_ConvolutionBackward") is (quick and layer is not rough)
+        (grad,) = torch.autograd.grad(out, z, upstream.bfloat16())
+        assert grad.dtype is torch.bfloat16
+        return float((grad.float() - truth).norm() / truth.norm())
+
+    rough = copy.deepcopy(conv).bfloat16()
+    assert error(thin(copy.deepcopy(conv)).bfloat16()) < 1.5 * error(rough) < 0.02

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from casemate.core.errors import QueryLimitReached, UsageError
+from casemate.core.pooling import pool_first
 from casemate.core.thin import thin
 from casemate.core.threat import Clearly, Goal, Loss
 
@@ -95,7 +96,7 @@ class Prepared:
 
     def __init__(self, target: Classifier) -> None:
         self.target = target
-        net = thin(copy.deepcopy(target.net).to(target.device).eval().requires_grad_(False))
+        net = thin(pool_first(copy.deepcopy(target.net).to(target.device).eval().requires_grad_(False)))
         self.net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.fast: Callable[[Tensor], Tensor] | None = None
         self.cheap: nn.Module | None = None
