@@ -147,6 +147,15 @@ def test_show_prints_summary_threat_model_defaults_papers_and_defences(said):
     assert all(d.startswith(("training.", "serving.")) for d in shown["defences"])
 
 
+def test_defences_of_malware_are_shown_with_attacks_on_malware_only(said):
+    for entry in casemate.entries():
+        shown = json.loads(said("show", entry.id, "--json")[1])["defences"]
+        assert ("training.malware_retraining" in shown) == (entry.family == "malware")
+        assert ("training.adversarial" in shown) == (
+            entry.family in ("evasion", "universal", "semantic", "physical")
+        )
+
+
 def test_a_reader_that_has_had_enough_is_no_error():
     listing = subprocess.Popen([*COMMAND, "list", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     listing.stdout.close()

@@ -8,13 +8,13 @@ import typer
 if TYPE_CHECKING:
     from casemate.core.registry import Entry
 
-# which kinds of defence answer which kind of attack
+# which kinds of defence answer which kind of attack; a defence may name the attacks that it answers itself
 ANSWERS = {
     "evasion": ("training", "serving"),
     "universal": ("training",),
     "semantic": ("training",),
     "physical": ("training",),
-    "malware": ("training",),
+    "malware": (),
     "poisoning": ("screening",),
     "targeted": (),
     "backdoor": ("screening", "repair"),
@@ -62,10 +62,12 @@ def command(
 
 
 def defences(entry: "Entry") -> list[str]:
-    """Ids of the defences of the kinds that answer this attack."""
+    """Ids of the defences that answer this attack: those of the right kinds, and those made against it."""
     from casemate.core.registry import entries
 
-    return [e.id for kind in ANSWERS.get(entry.family, ()) for e in entries(kind)]
+    kinds = ANSWERS.get(entry.family, ())
+    general = [e.id for kind in kinds for e in entries(kind) if not e.against]
+    return general + [e.id for e in entries() if entry.family in e.against]
 
 
 def _print(entry: "Entry") -> None:

@@ -73,6 +73,7 @@ class Entry:
     coarse: bool = False
     cost: Callable[[Any, int], Cost] | None = None
     version: int = 1
+    against: tuple[Family, ...] = ()
     summary: str = ""
     details: str = ""
     module: str = ""
@@ -111,6 +112,7 @@ def _register(
     cost: Callable[[Any, int], Cost] | None = None,
     version: int = 1,
     asked: Mapping[str, tuple[Any, Any, str]] | None = None,
+    against: tuple[Family, ...] = (),
 ) -> Callable[[F], F]:
     def keep(run: F) -> F:
         hints = get_type_hints(run, include_extras=True)
@@ -118,7 +120,7 @@ def _register(
         summary, details, args = _docstring(run)
         entry = Entry(
             family, run.__name__, run, hints[first], _params(run, hints, args, asked or {}), papers, norms,
-            known_as, minimum_norm, coarse, cost, version, summary, details, run.__module__,
+            known_as, minimum_norm, coarse, cost, version, against, summary, details, run.__module__,
         )  # fmt: skip
         known = _ENTRIES.get(entry.id)
         if known is not None and known.module != entry.module:
@@ -215,7 +217,30 @@ poisoning = _plain("poisoning")
 targeted = _plain("targeted")
 backdoor = _plain("backdoor")
 membership = _plain("membership")
-training = _plain("training")
+
+
+def training(
+    *,
+    papers: tuple[Paper, ...],
+    known_as: tuple[str, ...] = (),
+    against: tuple[Family, ...] = (),
+    version: int = 1,
+) -> Callable[[F], F]:
+    """Register a way to train a model with a defence (see `core.forms`).
+
+    Args:
+        papers: its sources, the defining one first.
+        known_as: other names in the literature.
+        against: families of the attacks that it answers; none means those that training answers in
+            general, which are attacks on any finished classifier.
+        version: raised when a change alters results, so that stored ones are not reused.
+
+    Returns:
+        A decorator that registers a function and returns it unchanged.
+    """
+    return _register("training", papers=papers, known_as=known_as, version=version, against=against)
+
+
 serving = _plain("serving")
 screening = _plain("screening")
 repair = _plain("repair")
