@@ -91,7 +91,8 @@ def test_a_model_that_averages_itself_is_averaged_over_less():
 
 def test_every_doubt_about_gradients_names_a_hook():
     for code in ("zero-gradient", "randomised", "black-box-beats-white-box", "more-steps-hurt",
-                 "one-step-beats-many", "random-search-finds-more", "misleading-gradient"):  # fmt: skip
+                 "transfer-beats-white-box", "one-step-beats-many", "random-search-finds-more",
+                 "misleading-gradient"):  # fmt: skip
         action = explain(code).action
         assert "eot" in action or "bpda" in action
         assert action.count(".") == 1, "one plain sentence"

@@ -1,11 +1,11 @@
 import torch
 
 from casemate.assess.case import Case
-from casemate.assess.checks import black_box_wins
+from casemate.assess.checks import black_box_wins, transfer_wins
 from casemate.assess.plan import Ask, Threat
 from casemate.assess.result import Flag, Requirement, Result
 from casemate.assess.store import Store
-from casemate.assess.verdicts import draw
+from casemate.assess.verdicts import draw, overtaken
 from casemate.core.adaptive import Hooks
 from casemate.core.threat import Lp
 from casemate.ops.stats import share
@@ -92,6 +92,45 @@ def test_a_black_box_that_beats_the_white_box_is_flagged():
     (flag,) = black_box_wins({"w": white, "b": black}, ["w"], ["b"])
     assert flag.code == "black-box-beats-white-box"
     assert black_box_wins({"w": white & black, "b": black}, ["w"], ["b"]) == []
+
+
+def evidence(rows, standing, right=None):
+    left = torch.tensor(standing)
+    return {"rows": torch.tensor(rows), "standing": left, "clean_correct": clean_correct(left, right)}
+
+
+def test_a_transfer_that_beats_the_white_box_is_flagged_on_the_rows_that_both_attacked():
+    """Gradients fool rows 0-3, the transfer rows 2-8, so rows 4-8 are what gradients missed, 5 of 9.
+
+    With row 8 not attacked by gradients, or wrong without an attack, 4 are left, which may be chance.
+    """
+    white = evidence(range(10), [False] * 4 + [True] * 6)
+    moved = evidence(range(10), [True] * 2 + [False] * 7 + [True])
+    (flag,) = transfer_wins([white], [moved])
+    assert (flag.code, flag.detail.split()[0]) == ("transfer-beats-white-box", "5")
+    assert transfer_wins([white, moved], [moved]) == []
+    assert transfer_wins([{name: v[:8] for name, v in white.items()}], [moved]) == []
+    assert (
+        transfer_wins([white], [evidence(range(10), moved["standing"].tolist(), [True] * 8 + [False] * 2)])
+        == []
+    )
+
+
+def test_transfer_is_compared_with_gradients_in_the_same_ball_or_a_larger_one(tmp_path):
+    """All rows fell to the transfer at 0.1 and none to PGD, which must have had 0.1 or more and the norm."""
+    store = Store(tmp_path)
+
+    def result(method, standing, **changes):
+        case = Case(method=method, version=1, data="d", rows=20, **changes)
+        kept = Result(key=case.key, case=case, status="done", metrics={}, baseline={}, clean={})
+        return store.put(kept, evidence(range(20), [standing] * 20))
+
+    moved = result("evasion.mi_fgsm", False, budget=Lp(norm="linf", eps=0.1), crafted_on=("net:digest",))
+    for norm, eps, doubted in (("linf", 0.1, 1), ("linf", 0.2, 1), ("linf", 0.05, 0), ("l2", 0.1, 0)):
+        white = result("evasion.pgd", True, budget=Lp(norm=norm, eps=eps))
+        assert len(overtaken([white, moved], store)) == doubted
+    black = result("evasion.square", True, budget=Lp(norm="linf", eps=0.1))
+    assert overtaken([black, moved], store) == []
 
 
 def test_the_worst_rate_decides_and_all_rates_make_a_curve(tmp_path):

@@ -16,7 +16,7 @@ from casemate.assess.run import provenance, run
 from casemate.assess.store import Store
 from casemate.assess.surrogates import crafted_on
 from casemate.assess.targets import Loaded, LoadedData, load_data, load_model, load_recipe
-from casemate.assess.verdicts import draw
+from casemate.assess.verdicts import draw, overtaken
 from casemate.core.adaptive import Hooks, matching
 from casemate.core.bfloat16 import bfloat16_copy
 from casemate.core.compiled import compile_forward
@@ -172,6 +172,7 @@ def assess_bench(
     results: dict[str, Result] = {}
     for result in run([case for _, cases in wanted for case in cases], bench, progress):
         results[result.key] = result
+    doubts = [*doubts, *overtaken(list(results.values()), bench.store)]
     verdicts = []
     for threat, cases in wanted:
         if cases:

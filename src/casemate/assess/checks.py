@@ -18,8 +18,8 @@ from casemate.ops.norms import nonzero, per_row
 SERIOUS = frozenset(
     {
         "zero-gradient", "saturated-gradient", "randomised", "black-box-beats-white-box",
-        "more-steps-hurt", "one-step-beats-many", "random-search-finds-more", "misleading-gradient",
-        "large-eps-fails", "baseline-beats-attack", "nan-output", "budget-exceeded", "blind-baseline",
+        "transfer-beats-white-box", "more-steps-hurt", "one-step-beats-many", "random-search-finds-more",
+        "misleading-gradient", "large-eps-fails", "baseline-beats-attack", "nan-output", "budget-exceeded", "blind-baseline",
         "few-rows", "few-victims",
     }
 )  # fmt: skip
@@ -185,13 +185,46 @@ def black_box_wins(standing: Mapping[str, Tensor], white: Iterable[str], black: 
         return []
     after_white = torch.stack(white_left).all(0)
     after_all = torch.stack([*white_left, *black_left]).all(0)
-    only_black = int((after_white & ~after_all).sum())
-    fooled = int((~after_all).sum())
-    if only_black >= 5 and only_black > 0.05 * fooled:
-        return [
-            Flag(
-                code="black-box-beats-white-box",
-                detail=f"{only_black} rows fell only to attacks without gradients",
-            )
-        ]
+    detail = "rows fell only to attacks without gradients"
+    return _missed("black-box-beats-white-box", after_white, after_all, detail)
+
+
+def transfer_wins(
+    white: Sequence[Mapping[str, Tensor]], transferred: Sequence[Mapping[str, Tensor]]
+) -> list[Flag]:
+    """Compare rows that fell only to examples made on other models with all that were fooled.
+
+    Each mapping is the evidence of one attack; white-box ones must have had at least the same ball. Only
+    rows count that both sides attacked and that are right without an attack.
+    """
+    found = [*white, *transferred]
+    count = 1 + max((int(e["rows"].max()) for e in found if len(e["rows"])), default=-1)
+    right = torch.ones(count, dtype=torch.bool)
+    for each in found:
+        right[each["rows"]] &= each["clean_correct"]
+    both = right & _attacked(white, count) & _attacked(transferred, count)
+    after_white, after_all = _left(white, count)[both], _left(found, count)[both]
+    detail = "rows fell only to examples made on other models"
+    return _missed("transfer-beats-white-box", after_white, after_all, detail)
+
+
+def _attacked(found: Sequence[Mapping[str, Tensor]], count: int) -> Tensor:
+    tried = torch.zeros(count, dtype=torch.bool)
+    for each in found:
+        tried[each["rows"]] = True
+    return tried
+
+
+def _left(found: Sequence[Mapping[str, Tensor]], count: int) -> Tensor:
+    left = torch.ones(count, dtype=torch.bool)
+    for each in found:
+        left[each["rows"]] &= each["standing"]
+    return left
+
+
+def _missed(code: str, after_white: Tensor, after_all: Tensor, detail: str) -> list[Flag]:
+    """Flag rows that gradients missed, unless they are so few that chance may have done it."""
+    missed = int((after_white & ~after_all).sum())
+    if missed >= 5 and missed > 0.05 * int((~after_all).sum()):
+        return [Flag(code=code, detail=f"{missed} {detail}")]
     return []

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from casemate.assess.checks import SERIOUS, black_box_wins
+from casemate.assess.checks import SERIOUS, black_box_wins, transfer_wins
 from casemate.assess.plan import Threat
 from casemate.assess.result import Curve, Flag, Outcome, Result, Verdict
 from casemate.assess.store import Store
@@ -134,6 +134,30 @@ def _worst_rows(done: Sequence[Result], store: Store) -> tuple[Estimate | None, 
     always = [found["always"] for found in tensors.values() if "always" in found]
     strict = robust_accuracy(always) if len(always) == len(standing) else None
     return robust_accuracy(list(standing.values())), strict, black_box_wins(right, white, black)
+
+
+def overtaken(results: Sequence[Result], store: Store) -> list[Flag]:
+    """Tell where examples from an adversary's own models fool what gradients of the target do not.
+
+    Results of all threats are compared, ball by ball: white-box attacks count that had the same ball or
+    a larger one. Such a target hides its gradients, whatever threat is asked about.
+    """
+    done = [
+        (r, r.case.budget)
+        for r in results
+        if r.status == "done" and r.case.family == "evasion" and isinstance(r.case.budget, Lp)
+    ]
+    flags = []
+    for ball in dict.fromkeys(budget for r, budget in done if r.case.crafted_on):
+        white = [
+            r for r, budget in done
+            if not r.case.crafted_on and budget.norm == ball.norm and budget.eps >= ball.eps
+            and issubclass(find(r.case.method).access, GradientOracle)
+        ]  # fmt: skip
+        transferred = [r for r, budget in done if r.case.crafted_on and budget == ball]
+        if white:
+            flags += transfer_wins([store.tensors(r) for r in white], [store.tensors(r) for r in transferred])
+    return _unique(flags)
 
 
 def _worst_result(threat: Threat, done: Sequence[Result]) -> Result | None:

@@ -51,6 +51,12 @@ FLAGS = {
         "the model hides them rather than resists.",
         "Find the layer that misleads and let gradients go round it: set bpda in the plan, or --bpda.",
     ),
+    "transfer-beats-white-box": Explanation(
+        "Examples made elsewhere do better",
+        "Examples made on other models fooled rows that attacks with the model's own gradients, in the same ball, "
+        "could not. Gradients mislead: the model hides them rather than resists.",
+        "Find the layer that misleads and let gradients go round it: set bpda in the plan, or --bpda.",
+    ),
     "more-steps-hurt": Explanation(
         "More steps do worse",
         "An attack with more steps fooled fewer inputs than with fewer steps, which a sound attack does not do.",
