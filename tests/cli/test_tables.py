@@ -1,7 +1,7 @@
 """What commands print after the work."""
 
 from casemate.assess.result import Assessment, Flag, Verdict
-from casemate.cli.tables import print_verdicts
+from casemate.cli.tables import print_defences, print_verdicts
 from casemate.ops.stats import share
 
 
@@ -21,3 +21,23 @@ def test_what_is_doubtful_is_printed_in_words(capsys):
     assert "the interval contains the bound (the rate at 1% false alarms at most 5%)" in out
     assert "Others: inconclusive, a check failed: few rows" in out
     assert "Note: Trained by a stand-in recipe: 5 epochs" in out
+
+
+def test_defences_that_were_tried_are_printed_in_order_and_the_best_is_named(capsys):
+    """The order is that of the price, which ranks; an id that is not recommended must not be called so."""
+    effects = {"training.trades": {"robust_accuracy": 0.6}, "no defence": {"robust_accuracy": 0.1}}
+    found = Assessment(
+        target="t", target_digest="t", data="d", data_digest="d", rows=100, classes=3, shape=(1,), verdicts=(),
+        price={"candidates": effects, "recommended": ["training.trades"]},
+    )  # fmt: skip
+    print_defences(found)
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert lines[1:] == [
+        "training.trades robust accuracy 0.6; recommended",
+        "no defence robust accuracy 0.1",
+        "Recommended: training.trades",
+    ]
+    print_defences(found.model_copy(update={"price": {"candidates": effects, "recommended": []}}))
+    assert "Recommended: none; no defence" in capsys.readouterr().out
+    print_defences(found.model_copy(update={"price": {}}))
+    assert capsys.readouterr().out == ""

@@ -10,9 +10,9 @@ from casemate.assess.bench import Bench
 from casemate.assess.plan import Plan, Threat
 from casemate.assess.progress import Progress, silent
 from casemate.assess.result import Assessment, Flag
-from casemate.assess.retrain import replaced, retrain, trained_for_a_ball
+from casemate.assess.retrain import ROBUST, replaced, retrain, trained_for_a_ball
 from casemate.assess.run import run
-from casemate.assess.serve import SLOW, behind, serve
+from casemate.assess.serve import SLOW, behind, serve, undefended
 from casemate.assess.store import Store
 from casemate.assess.targets import load_data, load_model
 from casemate.core.errors import UsageError
@@ -21,6 +21,7 @@ from casemate.core.threat import Lp
 from casemate.core.workers import Workers
 
 FOLDER = "hardened"
+NONE = "no defence"  # the target as it is, among the candidates
 PRICE = (
     0.03  # most clean accuracy, as a share, that an answer to backdoors may cost if another does with less
 )
@@ -77,6 +78,8 @@ def harden(
             bench, doubts, price = _against_evasion(bench, ball, named, seed, progress)
         defences, effects = _behind(falling, bench, plan, named, seed, progress)
         again, left_out = _again(plan, retrained=bool(price), defences=defences)
+        best = recommended(price)
+        price["recommended"] = [*best, *(name for names in defences.values() for name in names)]
         price["candidates"] = {**price.get("candidates", {}), **effects}
         price["defences"] = {threat: list(names) for threat, names in defences.items()}
         price["before"] = {
@@ -97,16 +100,26 @@ def _against_evasion(
     fronts = [e for e in entries("serving") if named == e or (named is None and e.id not in SLOW)]
     trainings = [e for e in entries("training") if named == e or (named is None and trained_for_a_ball(e))]
     served, effects = serve(bench, fronts, ball, seed, progress) if fronts else (None, {})
-    if not trainings:
-        if served is None:
-            raise UsageError(f"The defence {named.id if named else ''} does not fit this target.")
+    if served is None and not trainings:
+        raise UsageError(f"The defence {named.id if named else ''} does not fit this target.")
+    effects = {NONE: {ROBUST: undefended(bench, ball, seed)}, **effects}
+    trained, price = retrain(bench, trainings, ball, seed, progress) if trainings else (None, {})
+    effects = ranked({**price.get("candidates", {}), **effects})
+    if trained is None or (served is not None and served.robust > trained.robust):
+        assert served is not None
         return *behind(bench, served, seed), {"defence": served.entry.id, "candidates": effects}
-    trained, price = retrain(bench, trainings, ball, seed, progress)
-    price["candidates"] = {**price["candidates"], **effects}
-    if served is not None and served.robust > trained.robust:
-        price = {"defence": served.entry.id, "candidates": price["candidates"]}
-        return *behind(bench, served, seed), price
-    return *replaced(bench, trained, seed), price
+    return *replaced(bench, trained, seed), {**price, "candidates": effects}
+
+
+def ranked(effects: Mapping[str, Mapping[str, float]]) -> dict[str, Mapping[str, float]]:
+    """Order candidates by their accuracy under an attack that knows them, the best first."""
+    return dict(sorted(effects.items(), key=lambda item: -item[1][ROBUST]))
+
+
+def recommended(price: Mapping[str, Any]) -> list[str]:
+    """Name the defence that was kept, if it stands better than the target does without any."""
+    kept, effects = price.get("defence"), price.get("candidates", {})
+    return [kept] if kept and effects[kept][ROBUST] > effects[NONE][ROBUST] else []
 
 
 def _options(given: dict[str, Any], workers: int | None) -> Options:

@@ -27,6 +27,7 @@ from casemate.core.threat import Lp, Misclassify
 from casemate.ops.rng import generator, seed_of, seeded
 
 HOLDOUT = 500  # training rows kept aside to choose between trained defences
+ROBUST = "robust_accuracy_on_rows_kept_aside"  # what ranks candidates in the report
 LONGER = 2  # training on attacked inputs gets this many times the epochs
 
 
@@ -87,7 +88,7 @@ def retrain(
         "epochs": best.recipe.epochs,
         "training_seconds": best.seconds,
         "rows_kept_aside": len(aside),
-        "candidates": {t.entry.id: {"robust_accuracy_on_rows_kept_aside": t.robust} for t in found},
+        "candidates": {t.entry.id: {ROBUST: t.robust} for t in found},
     }
     return best, report
 

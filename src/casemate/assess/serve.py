@@ -8,8 +8,8 @@ from casemate.assess.bench import Bench
 from casemate.assess.digest import digest
 from casemate.assess.progress import Progress
 from casemate.assess.result import Flag
-from casemate.assess.retrain import installed, robust_share
-from casemate.core.data import split
+from casemate.assess.retrain import ROBUST, installed, robust_share
+from casemate.core.data import Samples, split
 from casemate.core.errors import NotApplicable, UsageError
 from casemate.core.registry import Entry
 from casemate.core.target import Classifier
@@ -47,9 +47,7 @@ def serve(
     Raises:
         UsageError: there are no training data to choose with.
     """
-    if bench.train is None:
-        raise UsageError("Choosing a defence needs training data; give --data with both parts.")
-    rows, _ = split(bench.train, min(ROWS, len(bench.train)), generator(seed, "holdout"))
+    rows = _choosing(bench, seed)
     found: list[Served] = []
     progress.plan([entry.id for entry in candidates])
     for entry in candidates:
@@ -61,8 +59,19 @@ def serve(
             continue
         found.append(Served(entry, model, robust_share(model, rows, budget, seed)))
         progress.finish(entry.id, None)
-    report = {s.entry.id: {"robust_accuracy_on_rows_kept_aside": s.robust} for s in found}
+    report = {s.entry.id: {ROBUST: s.robust} for s in found}
     return max(found, key=lambda s: s.robust, default=None), report
+
+
+def undefended(bench: Bench, budget: Lp, seed: int) -> float:
+    """Measure the target as it is on the rows that choose: what a defence must beat."""
+    return robust_share(bench.target, _choosing(bench, seed), budget, seed)
+
+
+def _choosing(bench: Bench, seed: int) -> Samples:
+    if bench.train is None:
+        raise UsageError("Choosing a defence needs training data; give --data with both parts.")
+    return split(bench.train, min(ROWS, len(bench.train)), generator(seed, "holdout"))[0]
 
 
 def behind(bench: Bench, served: Served, seed: int) -> tuple[Bench, list[Flag]]:

@@ -26,7 +26,7 @@ def command(
     print("casemate: loading", file=sys.stderr, flush=True)
     from casemate import library
     from casemate.cli.progress import watching
-    from casemate.cli.tables import print_verdicts
+    from casemate.cli.tables import print_defences, print_verdicts
 
     folder = out / "hardened"
     try:
@@ -37,6 +37,7 @@ def command(
         raise Interrupted(
             f"stopped; finished cases are kept in {folder}. The same command goes on from there."
         ) from None
+    print_defences(found)
     print_verdicts(found)
     print(f"Report: {written[0]}")
     return 0

@@ -46,6 +46,23 @@ def print_verdicts(assessment: Assessment) -> None:
         out.print(f"Note: {title}: {flag.detail}" if flag.detail else f"Note: {title}", markup=False)
 
 
+def print_defences(assessment: Assessment) -> None:
+    """Print the defences that were tried, as they were ranked, and name the recommended ones."""
+    from casemate.report.hardening import ranking
+
+    found, best = ranking(assessment.price), assessment.price.get("recommended", [])
+    if not found:
+        return
+    out = console()
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 2), show_header=False)
+    for name, effect in found:
+        table.add_row(escape(name), escape(effect))
+    out.print("\nDefences tried, each under an attack that knows it:")
+    out.print(table)
+    none = "none; no defence that was tried stands better than the model does without one"
+    out.print(f"Recommended: {', '.join(best) or none}", markup=False)
+
+
 def _row(verdict: Verdict) -> tuple[str, ...]:
     words, sign = OUTCOMES[verdict.outcome]
     colour = COLOURS[verdict.outcome]

@@ -16,6 +16,7 @@ SHOWN = {
     "defences",
     "before",
     "candidates",
+    "recommended",
     "training_seconds",
     "epochs",
     "rows_kept_aside",
@@ -141,12 +142,21 @@ def _share(estimate: Estimate | None) -> str:
     return f"{found.text} ({found.interval})" if found else "not known"
 
 
+def ranking(price: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """List the candidates as they were ranked, each with its effect, and say which are recommended."""
+    candidates, best = price.get("candidates"), price.get("recommended")
+    if not isinstance(candidates, Mapping):
+        return []
+    chosen = best if isinstance(best, Sequence) else []
+    return [
+        (str(name), _plain(effect) + ("; recommended" if name in chosen else ""))
+        for name, effect in candidates.items()
+    ]
+
+
 def _facts(price: Mapping[str, Any]) -> list[tuple[str, str]]:
     """List what else is known: the candidates with their effect, and keys this version does not know."""
-    facts = []
-    candidates = price.get("candidates")
-    for name, effect in candidates.items() if isinstance(candidates, Mapping) else []:
-        facts.append((f"Candidate {name}", _plain(effect)))
+    facts = [(f"Candidate {name}", effect) for name, effect in ranking(price)]
     if "rows_kept_aside" in price:
         facts.append(("Rows kept aside to choose", words.setting(price["rows_kept_aside"])))
     behind = price.get("defences")
