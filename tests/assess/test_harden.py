@@ -67,10 +67,7 @@ def test_a_defence_is_recommended_only_if_it_beats_the_target_as_it_is(bench):
     defended, _, price = _against_evasion(bench, BALL, named, 0, silent)
     alone, behind = (price["candidates"][name][ROBUST] for name in (NONE, named.id))
     assert recommended(price) == ([named.id] if behind > alone else [])
-    assert (
-        list(price["candidates"])
-        == sorted(price["candidates"], key=[NONE, named.id].index)[:: 1 if alone >= behind else -1]
-    )
+    assert list(price["candidates"]) == list(ranked(price["candidates"]))
     assert defended.target is not bench.target
     price["candidates"] = {named.id: {ROBUST: 0.4}, NONE: {ROBUST: 0.4}}
     assert recommended(price) == []

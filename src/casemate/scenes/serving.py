@@ -36,6 +36,17 @@ def longer() -> Recipe:
     return replace(recipe(), epochs=12)
 
 
+def hotter() -> Recipe:
+    """Give the built-in net the passes and the rate that distillation at temperature 100 needs.
+
+    Logits must grow a hundredfold for the softened probabilities to be as sure as those of a plain net.
+    At the built-in rate twelve passes do not get them there: accuracy was 7 and 11 points lower on two
+    seeds. The squared temperature as a factor of the loss would change nothing, since Adam's steps do not
+    depend on it.
+    """
+    return replace(recipe(), epochs=20, lr=2e-2)
+
+
 def shorter() -> Recipe:
     """Give the built-in net as few passes as a watcher beside it needs."""
     return replace(recipe(), epochs=5)
@@ -123,14 +134,14 @@ SCENES: dict[str, Scene] = {
         naive_params=STEPS,
     ),
     "training.distillation": ExhibitScene(
-        title="A distilled net leaves cross-entropy without a slope and margins as they were, within linf 0.1",
+        title="A distilled net leaves cross-entropy without a slope and margins as they were, within linf 0.08",
         bar=BROKEN,
         defence="training.distillation",
         target=fashion_cnn,
-        recipe=longer,
-        naive=0.2,  # some rows stay unsure enough for cross-entropy to have a slope
+        recipe=hotter,
         params={"temperature": 100.0},
-        budget=linf(0.1),
+        # noise alone fools up to 12% within 0.1, which the naive attack starts from
+        budget=linf(0.08),
         attack_params=STEPS,
         naive_params=STEPS,
         naive_goal=literally,

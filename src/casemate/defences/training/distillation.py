@@ -34,7 +34,8 @@ def distillation(recipe: Recipe, /, *, temperature: Annotated[float, Gt(0)] = 40
 
     Teacher and student are trained with logits divided by a temperature, which is left out when the
     model serves. Its probabilities then are 0 and 1 to the last bit and cross-entropy has no slope.
-    Losses of logits (Carlini & Wagner) have one, and the boundary is where it was.
+    Losses of logits (Carlini & Wagner) have one, and the boundary is where it was. Logits must become
+    `temperature` times as large as usual, so high temperatures want a larger learning rate and more epochs.
 
     Args:
         recipe: how both models are trained; its loss must be plain cross-entropy, which is replaced.
