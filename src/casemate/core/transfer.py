@@ -106,8 +106,9 @@ def diverse(probability: float, smallest: float) -> Look:
     def look(x: Tensor, rng: RowGenerator) -> list[Tensor]:
         _pictures(x, "di")
         chance, share, top, left = rng.uniform(4).to(x).unbind(1)
-        small = shrunk(x, smallest + (1 - smallest) * share, top, left)
-        return [torch.where((chance < probability)[:, None, None, None], small, x)]
+        rows, shown = chance < probability, x.clone()
+        shown[rows] = shrunk(x[rows], (smallest + (1 - smallest) * share)[rows], top[rows], left[rows])
+        return [shown]
 
     return look
 
@@ -127,19 +128,22 @@ def shrunk(x: Tensor, share: Tensor, top: Tensor, left: Tensor) -> Tensor:
     Returns:
         Pictures of the old size; bilinear, black around.
     """
-    ways = []
-    for side, place in ((x.shape[3], left), (x.shape[2], top)):
-        length = (share * side).round().clamp(min=1)
-        offset = (place * (side - length + 1)).floor()
-        pixel = torch.arange(side, dtype=x.dtype, device=x.device) + 0.5
-        ways.append((pixel - offset[:, None]) / length[:, None])  # (N, side): 0 .. 1 inside the picture
-    across, down = (way * 2 - 1 for way in ways)
-    n, _, height, width = x.shape
-    grid = torch.stack(
-        [across[:, None, :].expand(n, height, width), down[:, :, None].expand(n, height, width)], -1
+    down, across = (
+        _interpolating(side, (share * side).round().clamp(min=1).to(x), place.to(x))[:, None]
+        for side, place in ((x.shape[2], top), (x.shape[3], left))
     )
-    picture = torch.nn.functional.grid_sample(x, grid, "bilinear", "border", align_corners=False)
-    return picture * (grid.abs() <= 1).all(-1)[:, None].to(x.dtype)
+    return down @ x @ across.transpose(2, 3)
+
+
+def _interpolating(side: int, length: Tensor, place: Tensor) -> Tensor:
+    """Matrices (N, side, side) that squeeze a side into `length` pixels (N,) at a place in [0, 1)."""
+    pixel = torch.arange(side, dtype=length.dtype, device=length.device)
+    offset = (place * (side - length + 1)).floor()
+    source = (pixel + 0.5 - offset[:, None]) * (side / length)[:, None]
+    inside = ((source >= 0) & (source <= side)).to(length)
+    # each new pixel mixes the two whose middles lie around it; at the edge there is only one
+    nearness = 1 - ((source - 0.5).clamp(0, side - 1)[:, :, None] - pixel).abs()
+    return nearness.clamp(min=0) * inside[:, :, None]
 
 
 def scaled(copies: int) -> Look:
@@ -167,14 +171,19 @@ def blurred(kernel: int) -> Blur:
         ticks = torch.linspace(-3, 3, kernel, dtype=grad.dtype, device=grad.device)
         line = (-ticks.square() / 2).exp() if kernel > 1 else torch.ones_like(ticks)
         line = line / line.sum()
-        channels = grad.shape[1]
-        down = line.view(1, 1, -1, 1).expand(channels, 1, kernel, 1)
-        half = torch.nn.functional.conv2d(grad, down, padding=(kernel // 2, 0), groups=channels)
-        return torch.nn.functional.conv2d(
-            half, down.transpose(2, 3), padding=(0, kernel // 2), groups=channels
-        )
+        down, across = (_band(line, side) for side in grad.shape[2:])
+        # as matrices: libraries take longer for a convolution of so few channels
+        return down @ grad @ across.t()
 
     return blur
+
+
+def _band(line: Tensor, side: int) -> Tensor:
+    """Matrix (side, side) that convolves with `line` (K,), with zeros around."""
+    at = torch.arange(side, device=line.device)
+    offset = at - at[:, None] + len(line) // 2
+    known = (offset >= 0) & (offset < len(line))
+    return line[offset.clamp(0, len(line) - 1)] * known.to(line)
 
 
 def _pictures(x: Tensor, name: str) -> None:

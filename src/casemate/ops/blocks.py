@@ -24,39 +24,67 @@ def rearranged(x: Tensor, draws: Tensor, blocks: int, degrees: float) -> Tensor:
     Returns:
         Pictures (N, C, H, W); bilinear, black where a turned block does not reach.
     """
-    draws = draws.to(x)
+    draws, out = draws.to(x), torch.empty_like(x)
+    level = draws[:, 0] < 0.5
+    for rows, side in ((level, 2), (~level, 3)):
+        # strips from top to bottom are level ones of the transposed picture
+        lying = x[rows].transpose(side, 2)
+        out[rows] = _rearranged(lying, draws[rows, 1:], blocks, degrees).transpose(side, 2)
+    return out
+
+
+def _rearranged(x: Tensor, draws: Tensor, n: int, degrees: float) -> Tensor:
+    """Do it with strips that lie one below the other."""
     height, width = x.shape[2:]
-    down, across, inside = _sources(draws[:, 1:], blocks, degrees, height, width)
-    # the same with strips from top to bottom, which is the transposed picture's business
-    other = (part.transpose(1, 2) for part in _sources(draws[:, 1:], blocks, degrees, width, height))
-    across_too, down_too, inside_too = other
-    level = (draws[:, 0] < 0.5)[:, None, None]
-    down, across = torch.where(level, down, down_too), torch.where(level, across, across_too)
+    cut, order, cuts, orders, turns = draws.split([n, n, n * n, n * n, n * n], 1)
+    strip, *rows = _laid(_lengths(cut, height), order.argsort(1), height)
+    block, *columns = _laid(
+        _lengths(cuts.unflatten(1, (n, n)), width), orders.unflatten(1, (n, n)).argsort(2), width
+    )
+    # which of the n * n blocks comes to lie at each pixel, (N, H, W)
+    owner = n * strip[:, :, None] + block.gather(1, strip[:, :, None].expand(-1, -1, width))
+    first = n * n * torch.arange(len(x), device=x.device)[:, None, None]
+    table = _moves(*(part[:, :, None].expand(-1, -1, n) for part in rows), *columns, turns, degrees)
+    cos, sin, fall, shift, top, left, bottom, right = (
+        table.flatten(0, 1).index_select(0, (owner + first).flatten()).view(*owner.shape, 8).unbind(3)
+    )
+    v, u = (torch.arange(side, dtype=x.dtype, device=x.device) + 0.5 for side in (height, width))
+    v = v[:, None]
+    down, across = cos * v - sin * u + fall, sin * v + cos * u + shift
+    inside = (down >= top) & (down <= bottom) & (across >= left) & (across <= right)
+    # no further out than the middles of the outermost pixels, or a neighbour would shine in
+    down = down.maximum(top + 0.5).minimum(bottom - 0.5)
+    across = across.maximum(left + 0.5).minimum(right - 0.5)
     grid = torch.stack([across / width, down / height], -1) * 2 - 1
     picture = torch.nn.functional.grid_sample(x, grid, "bilinear", "border", align_corners=False)
-    return picture * torch.where(level, inside, inside_too)[:, None].to(x.dtype)
+    return picture * inside[:, None].to(x.dtype)
 
 
-def _sources(draws: Tensor, n: int, degrees: float, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Where each pixel comes from if strips lie one below the other: down, across, and whether it is there.
+def _moves(
+    top: Tensor, high: Tensor, y: Tensor, left: Tensor, wide: Tensor, x: Tensor, turns: Tensor, degrees: float
+) -> Tensor:
+    """Tell for each block how to get from a pixel to where it came from, and the block's edges there.
 
-    Coordinates (N, H, W) count pixels from the edge, so the first pixel's middle is at 0.5.
+    Args:
+        top: upper edges in the old picture, (N, n, n), in pixels.
+        high: heights.
+        y: upper edges in the new picture.
+        left: left edges in the old picture.
+        wide: widths.
+        x: left edges in the new picture.
+        turns: angles (N, n * n), 0 .. 1.
+        degrees: largest angle to either side.
+
+    Returns:
+        (N, n * n, 8): cosine, sine, what is added downwards and across, and the four edges.
     """
-    cut, order, cuts, orders, turns = draws.split([n, n, n * n, n * n, n * n], 1)
-    strip, top, high, row = _laid(_lengths(cut, height), order.argsort(1), height)
-    each = _laid(_lengths(cuts.unflatten(1, (n, n)), width), orders.unflatten(1, (n, n)).argsort(2), width)
-    strip, top, high, row = (part[:, :, None] for part in (strip, top, high, row))
-    block, left, wide, column = (part.gather(1, strip.expand(-1, -1, width)) for part in each)
-    turn = turns.gather(1, (strip * n + block).flatten(1)).view_as(wide)
-    angle = (2 * turn - 1) * math.radians(degrees)
-    # from the middle of the block
-    v, u = row + 0.5 - high / 2, column + 0.5 - wide / 2
-    down, across = angle.cos() * v - angle.sin() * u, angle.sin() * v + angle.cos() * u
-    inside = (down.abs() <= high / 2) & (across.abs() <= wide / 2)
-    # no further out than the middles of the outermost pixels, or a neighbour would shine in
-    down = down.maximum((1 - high) / 2).minimum((high - 1) / 2) + top + high / 2
-    across = across.maximum((1 - wide) / 2).minimum((wide - 1) / 2) + left + wide / 2
-    return down, across, inside
+    angle = (2 * turns.view_as(top) - 1) * math.radians(degrees)
+    cos, sin = angle.cos(), angle.sin()
+    # each block turns around its middle
+    v, u = y + high / 2, x + wide / 2
+    fall = top + high / 2 - cos * v + sin * u
+    shift = left + wide / 2 - sin * v - cos * u
+    return torch.stack([cos, sin, fall, shift, top, left, top + high, left + wide], 3).flatten(1, 2)
 
 
 def _lengths(shares: Tensor, side: int) -> Tensor:
@@ -68,13 +96,12 @@ def _lengths(shares: Tensor, side: int) -> Tensor:
 def _laid(lengths: Tensor, order: Tensor, side: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Lay pieces of `lengths` (..., n) along a side in the given order.
 
-    For each pixel of the side: the piece that comes to lie there, where that began and how long it is,
-    and the pixel's place in it, each (..., side).
+    Gives the piece at each pixel of the side (..., side), and for each piece where it began, how long it
+    is, and where it begins now (..., n).
     """
     placed = lengths.gather(-1, order)
     ends = placed.cumsum(-1)
     pixel = torch.arange(side, dtype=lengths.dtype, device=lengths.device)
     position = (pixel[:, None] >= ends[..., None, :]).sum(-1)
-    piece = order.gather(-1, position)
-    begin = (lengths.cumsum(-1) - lengths).gather(-1, piece)
-    return piece, begin, lengths.gather(-1, piece), pixel - (ends - placed).gather(-1, position)
+    begins = torch.zeros_like(ends).scatter(-1, order, ends - placed)
+    return order.gather(-1, position), lengths.cumsum(-1) - lengths, lengths, begins
