@@ -38,7 +38,19 @@ def _batches(attack: Any, task: Task) -> Tensor:
     return torch.cat([attack(x, y) for x, y in parts])
 
 
-def _art(net: Counted, task: Task) -> Any:
+class _Single(torch.nn.Module):
+    """A net that takes float64 as float32: with numpy 2 some attacks of ART hand it such numbers."""
+
+    def __init__(self, net: torch.nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.net(x.float())
+        return out
+
+
+def _art(net: torch.nn.Module, task: Task) -> Any:
     from art.estimators.classification import PyTorchClassifier
 
     classes = task.net(task.x[:1]).shape[1]
@@ -176,6 +188,37 @@ def cleverhans_cw(searches: int, steps: int, lr: float) -> Run:
             ).detach()
 
         return _batches(attack, task)
+
+    return run
+
+
+def foolbox_hop_skip_jump(steps: int, norm: str) -> Run:
+    """HopSkipJump of Foolbox, for the nearest example."""
+
+    def run(net: Counted, task: Task) -> Tensor:
+        import foolbox
+
+        model = foolbox.PyTorchModel(net, bounds=(0, 1))
+        attack = foolbox.attacks.HopSkipJumpAttack(steps=steps, constraint=norm)
+        return _batches(lambda x, y: attack(model, x, y, epsilons=None)[0], task)
+
+    return run
+
+
+def art_hop_skip_jump(steps: int, norm: str) -> Run:
+    """HopSkipJump of ART, with labels; it takes one image at a time, and its probes in batches."""
+
+    def run(net: Counted, task: Task) -> Tensor:
+        from art.attacks.evasion import HopSkipJump
+
+        attack = HopSkipJump(
+            _art(_Single(net), task),
+            batch_size=BATCH,
+            norm=2 if norm == "l2" else np.inf,
+            max_iter=steps,
+            verbose=False,
+        )
+        return torch.from_numpy(attack.generate(task.x.numpy(), task.y.numpy()))
 
     return run
 
