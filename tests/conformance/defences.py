@@ -298,25 +298,36 @@ def keeps_most_clean_rows(entry: Entry) -> str:
 
 
 @check("screening")
-def drops_planted_rows_first(entry: Entry) -> None:
-    """Rows of another class with a patch and a wrong label are dropped more often than clean ones."""
-    model, data, planted = planted_setting()
-    keep = screen(entry, model, data)
-    caught, lost = float((~keep)[planted].double().mean()), float((~keep)[~planted].double().mean())
-    assert caught > 0.5, f"only {caught:.0%} of the planted rows are dropped"
-    assert caught > 2 * lost, f"{lost:.0%} of the clean rows are dropped"
+def drops_planted_rows_first(entry: Entry) -> str:
+    """Rows with a wrong label are dropped more often than clean ones, with a patch or without.
+
+    Those with a patch are each other's neighbours, and those without have to be learnt by heart; on
+    dark pictures a patch shows through others, as long as the net is not too sure of itself to be
+    asked. A method may be made for one of them.
+    """
+    told = {}
+    for kind in ("patch", "patch on dark", "no patch"):
+        model, data, planted = planted_setting(kind)
+        dropped = ~screen(entry, model, data)
+        told[kind] = float(dropped[planted].double().mean()), float(dropped[~planted].double().mean())
+    assert any(caught > 0.5 and caught > 2 * lost for caught, lost in told.values()), (
+        f"planted and clean rows are dropped: {told}"
+    )
+    return ", ".join(f"{kind}: {caught:.0%} are dropped" for kind, (caught, _) in told.items())
 
 
 @cache
-def planted_setting() -> tuple[Classifier, Samples, Tensor]:
+def planted_setting(kind: str) -> tuple[Classifier, Samples, Tensor]:
     clean = patterns(240, (1, 8, 8), 3)
     planted = torch.zeros(240, dtype=torch.bool)
     planted[(clean.y == 1).nonzero().flatten()[:12]] = True
-    x, y = clean.x.clone(), clean.y.clone()
-    x[planted, :, :4, :4] = (torch.arange(4)[:, None] + torch.arange(4)).remainder(2).float()
+    x, y = clean.x * (0.15 if "dark" in kind else 1.0), clean.y.clone()
+    if kind != "no patch":
+        x[planted, :, :4, :4] = (torch.arange(4)[:, None] + torch.arange(4)).remainder(2).float()
     y[planted] = 0
     data = Samples(x, y, 3)
-    return fit(lambda: make_mlp(64), data, 150), data, planted
+    steps = {"patch": 150, "patch on dark": 15, "no patch": 30}
+    return fit(lambda: make_mlp(64), data, steps[kind]), data, planted
 
 
 @check("screening")

@@ -16,9 +16,9 @@ from casemate.assess.imported import Function, parse_function
 from casemate.assess.query import QueryOnly
 from casemate.assess.remote import Endpoint, check_url, find_answer
 from casemate.assess.result import Flag
-from casemate.assess.untrained import Fresh, stuck
 from casemate.core.data import Samples
 from casemate.core.errors import NoAnswer, UsageError
+from casemate.core.fresh import Fresh, stuck
 from casemate.core.target import Classifier
 
 FORMS = (

@@ -2,10 +2,11 @@
 
 from dataclasses import replace
 
-from casemate.builtin.data import fashion_mini
+from casemate.builtin.data import digits, fashion_mini
 from casemate.builtin.target import recipe
 from casemate.core.recipe import Recipe
 from casemate.core.threat import Lp
+from casemate.scenes.backdoors import digit_recipe
 from casemate.scenes.scene import Bar, DefenceScene, Scene
 
 
@@ -27,6 +28,22 @@ def _hardened(name: str) -> DefenceScene:
         price=0.15,
         params={"eps": 0.1},
         attack_params={"loss": "margin"},
+    )
+
+
+def by_heart() -> Recipe:
+    """Train so long on digits that wrong labels are learnt by heart; shorter trainings suffer little."""
+    return replace(digit_recipe(), epochs=60)
+
+
+def _relabelled(what: str) -> DefenceScene:
+    return DefenceScene(
+        title=f"{what} give away 30% wrong labels; they are blind to backdoors, which look like their class",
+        bar=Bar("accuracy_drop", at_most=0.1, gap=0.05),
+        attack="poisoning.label_flip",
+        recipe=by_heart,
+        data=digits,
+        rate=0.3,
     )
 
 
@@ -54,6 +71,28 @@ SCENES: dict[str, Scene] = {
         data=fashion_mini,
         rate=0.03,
     ),
+    "screening.strip": DefenceScene(
+        title="STRIP finds patches, blends (10%) and clean-label marks; adaptive-blend passes it unseen",
+        bar=Bar("attack_success", at_most=0.1, gap=0.4),
+        attack="backdoor.badnets",
+        recipe=recipe,
+        data=fashion_mini,
+        rate=0.03,
+        repeats=1,
+        also={"backdoor.blended": 0.1, "backdoor.clean_label": 0.04},
+    ),
+    "screening.activation_clustering": DefenceScene(
+        title="Activation clustering finds patches and clean-label marks; a blend that is half of its class passes",
+        bar=Bar("attack_success", at_most=0.1, gap=0.4),
+        attack="backdoor.badnets",
+        recipe=recipe,
+        data=fashion_mini,
+        rate=0.03,
+        repeats=1,
+        also={"backdoor.clean_label": 0.04},
+    ),
+    "screening.deep_knn": _relabelled("Neighbours' labels"),
+    "screening.loss": _relabelled("The losses of briefly trained nets"),
     "repair.fine_pruning": DefenceScene(
         # a patch that shares neurons with clothes survives in part: 10% is out of its reach here
         title="Fine-pruning breaks the grip of a patch backdoor on most inputs",

@@ -97,7 +97,8 @@ class TargetedScene:
 class DefenceScene:
     """A defence in front of one attack, which runs with and without it.
 
-    `price` is the most clean accuracy, in points of 1, that the defence may cost.
+    `price` is the most clean accuracy, in points of 1, that the defence may cost. `also` are further
+    attacks and their rates, with their own settings: bar and price hold for the worst of all.
     """
 
     title: str
@@ -112,6 +113,7 @@ class DefenceScene:
     price: float = 0.03
     params: Mapping[str, Any] = field(default_factory=dict)
     attack_params: Mapping[str, Any] = field(default_factory=dict)
+    also: Mapping[str, float] = field(default_factory=dict)
     source: Source = "ours"
 
 

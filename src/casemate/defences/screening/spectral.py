@@ -11,6 +11,7 @@ from casemate.core.features import penultimate
 from casemate.core.registry import Paper, screening
 from casemate.core.target import Classifier
 from casemate.core.tick import Tick, ignore
+from casemate.ops.groups import best_cut
 
 TRAN = Paper(
     "Spectral signatures in backdoor attacks",
@@ -85,13 +86,5 @@ def two_groups(places: Tensor) -> tuple[float, int]:
 
     Gives the share of the variance between the groups, in [0, 1], and the size of the smaller one.
     """
-    ordered = (places - places.mean()).sort().values
-    total = float(ordered.square().sum())
-    if len(ordered) < 2 or total == 0:
-        return 0.0, 0
-    below = torch.arange(1, len(ordered), device=places.device)
-    # the sums left and right of a cut are s and -s, as the mean is zero
-    s = ordered.cumsum(0)[:-1]
-    between = s.square() / below + s.square() / (len(ordered) - below)
-    best = int(between.argmax())
-    return float(between[best]) / total, min(best + 1, len(ordered) - best - 1)
+    between, below = best_cut(places)
+    return between, min(below, len(places) - below) if below else 0
