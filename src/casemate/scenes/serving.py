@@ -63,7 +63,8 @@ def _certain() -> CertifiedScene:
         bar=Bar("certified_accuracy", at_least=0.6, gap=0.2),
         recipe=longer,
         radius=0.25,
-        sigma=0.25,
+        # at 0.25 some nets bear the noise untrained; at 0.35 training with it is what makes the difference
+        sigma=0.35,
     )
 
 
@@ -148,15 +149,13 @@ SCENES: dict[str, Scene] = {
     ),
     "training.detector": ExhibitScene(
         title="A second net rejects PGD at 5% false alarms, and not an attack that knows it, within linf 0.1",
-        # the catalogue asks for 60%: seed 0 gave 55% with this short training, and 64% with eight passes, more
-        # inner steps and fewer steps of the attack
-        bar=Bar("success_rate", at_least=0.5, gap=0.3),
+        bar=BROKEN,
         defence="training.detector",
         target=fashion_cnn,
         recipe=shorter,
         finished=five_percent,
         budget=linf(0.1),
-        attack_params={"steps": 100},
+        attack_params={"steps": 100, "step_size": 0.01, "restarts": 3},
         naive_params=STEPS,
         goal=evading,
         naive_goal=Unaware,
