@@ -101,10 +101,10 @@ def draw(result: Result, arrays: Mapping[str, np.ndarray], names: Sequence[str])
         shape = " x ".join(map(str, before.shape[1:])) or "none"
         return f"Inputs of shape {shape} are not drawn."
     change = np.nan_to_num(after - before)
-    block = _block(before.shape)
+    block = block_of(before.shape)
     factors = [_factor(delta) for delta in change]
     strength = np.reshape(factors, (-1, *[1] * (change.ndim - 1)))
-    layers = [_pixels(values, block) for values in (before, after, 0.5 + strength * change)]
+    layers = [to_pixels(values, block) for values in (before, after, 0.5 + strength * change)]
     count = min(MOST, len(before), max(2, CASE_BYTES // (3 * layers[0][0].size)))
     return Gallery(
         key=result.key,
@@ -134,7 +134,7 @@ def _factor(change: np.ndarray) -> int:
     return max((n for n in NICE if n * most <= 0.5 + 1e-6), default=1) if most else 1
 
 
-def _block(shape: tuple[int, ...]) -> tuple[int, int]:
+def block_of(shape: tuple[int, ...]) -> tuple[int, int]:
     """Height and width of the blocks that are averaged into one pixel, equal where both sides allow."""
     if len(shape) == 2:
         return 1, 1
@@ -144,7 +144,7 @@ def _block(shape: tuple[int, ...]) -> tuple[int, int]:
     return (both, both) if min(height, width) >= both else (max(1, tall), max(1, wide))
 
 
-def _pixels(values: np.ndarray, block: tuple[int, int]) -> np.ndarray:
+def to_pixels(values: np.ndarray, block: tuple[int, int]) -> np.ndarray:
     """Turn inputs (N, D), (N, H, W) or (N, C, H, W) into uint8 pixels, averaged over blocks."""
     if values.ndim == 2:
         values = values[:, None, :]

@@ -96,7 +96,8 @@ def reduced(features: Tensor, dims: int) -> Tensor:
     """Coordinates of features (N, D) on their main axes, (N, min(dims, N, D)) float64."""
     centred = (features - features.mean(0)).double()
     u, s, _ = torch.linalg.svd(centred, full_matrices=False)
-    return (u * s)[:, :dims]
+    places: Tensor = (u * s)[:, :dims]
+    return places
 
 
 def two_means(points: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ GAO = Paper(
     "https://arxiv.org/abs/1902.06531",
 )
 
-ODD = 5  # times as many rows below the threshold as usual make a class suspicious
+ODD = 10  # times as many rows below the threshold as usual make a class suspicious
 
 
 @screening(papers=(GAO,), known_as=("STRIP", "strong intentional perturbation"))

@@ -1,0 +1,97 @@
+"""The page of screened training data: one file that opens without a network."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from casemate.assess.screen import Screened
+from casemate.core.errors import UsageError
+from casemate.report import gallery
+from casemate.report.html import data as address
+from casemate.report.png import png
+
+MOST = 200  # pictures on the page
+# share of the rows of clean data that is suspicious, as measured with the default settings
+CLEAN = "of the clean clothing images that come with casemate, about 5% are suspicious"
+
+
+def written(found: Screened, out: Path) -> list[Path]:
+    """Write screen.html and screen.json into a folder; raises UsageError if that cannot be done."""
+    page, numbers = out / "screen.html", out / "screen.json"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        numbers.write_text(json.dumps(as_json(found), indent=1), encoding="utf-8")
+        page.write_text(html(found), encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{out} cannot be written: {error.strerror}.") from None
+    return [page, numbers]
+
+
+def as_json(found: Screened) -> dict[str, object]:
+    """Say everything in numbers: of each suspicious row its label, its scores and what raised it."""
+    return {
+        "data": found.name,
+        "rows": len(found.data),
+        "share_suspicious": found.share,
+        "on_clean_data": CLEAN,
+        "screenings": {name: int((scores > 1).sum()) for name, scores in found.scores.items()},
+        "left_out": found.left_out,
+        "suspicious": [
+            {
+                "row": row,
+                "label": int(found.data.y[row]),
+                "scores": {name: round(float(scores[row]), 4) for name, scores in found.scores.items()},
+                "raised_by": found.raised(row),
+            }
+            for row in found.suspicious
+        ],
+    }
+
+
+def html(found: Screened) -> str:
+    """Fill the page; style and pictures are inside, and every text is escaped."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("casemate.report"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    assert environment.loader is not None
+    shown = found.suspicious[:MOST]
+    return environment.get_template("screen.html.j2").render(
+        found=found,
+        clean=CLEAN,
+        counts=[(name, int((scores > 1).sum())) for name, scores in found.scores.items()],
+        classes=by_class(found),
+        cards=[
+            (row, label(found, row), ", ".join(found.raised(row)), picture)
+            for row, picture in zip(shown, _pictures(found, shown), strict=True)
+        ],
+        style=environment.loader.get_source(environment, "report.css")[0],
+    )
+
+
+def by_class(found: Screened) -> list[tuple[str, int, int]]:
+    """Count the rows of each class, and the suspicious ones, the class with most of these first."""
+    bad = found.data.y[found.suspicious]
+    counts = [(int((found.data.y == c).sum()), int((bad == c).sum())) for c in range(found.data.classes)]
+    order = sorted(range(found.data.classes), key=lambda c: -counts[c][1])
+    return [(_named(found, c), *counts[c]) for c in order]
+
+
+def label(found: Screened, row: int) -> str:
+    """Name the class that a row is labelled with."""
+    return _named(found, int(found.data.y[row]))
+
+
+def _named(found: Screened, c: int) -> str:
+    return found.data.names[c] if found.data.names else f"class {c}"
+
+
+def _pictures(found: Screened, rows: list[int]) -> list[str]:
+    """Draw rows as the report draws inputs; empty texts where inputs cannot be drawn."""
+    x: np.ndarray = found.data.x[rows].cpu().numpy().astype(np.float64)
+    if not len(rows) or not 2 <= x.ndim <= 4:
+        return [""] * len(rows)
+    return [address(png(pixels)) for pixels in gallery.to_pixels(x, gallery.block_of(x.shape))]

@@ -1,0 +1,87 @@
+"""Screening a data set of one's own: a poisoned one, a clean one, and what cannot be screened."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from casemate.assess.screen import GROUPS, ranked, screen
+from casemate.builtin.data import fashion_mini
+from casemate.cli.main import run
+from casemate.core.data import PoisonBudget
+from casemate.core.errors import UsageError
+from casemate.core.registry import find
+from casemate.ops.rng import generator
+
+ROWS = 1500
+
+
+def saved(path: Path, *, poison: bool) -> set[int]:
+    """Write clothing images as a .npz file, 5% of them with a patch and another label; tells which."""
+    train, test = fashion_mini()
+    some = train[torch.randperm(len(train), generator=generator(3))[:ROWS]]
+    rows: set[int] = set()
+    if poison:
+        badnets = find("backdoor.badnets")
+        found = badnets.run(some, PoisonBudget(0.05), rng=generator(4), **badnets.validate({}))
+        some, rows = found.apply(some), set(found.rows.tolist())
+    np.savez(
+        path,
+        x_train=some.x.numpy(),
+        y_train=some.y.numpy(),
+        x_test=test.x[:50].numpy(),
+        y_test=test.y[:50].numpy(),
+    )
+    return rows
+
+
+@pytest.mark.slow
+def test_patched_rows_are_found_and_most_clean_ones_are_not(tmp_path: Path, capsys) -> None:
+    """The command, from a file to numbers, page and exit code."""
+    bad = saved(tmp_path / "own.npz", poison=True)
+    out = tmp_path / "out"
+    code = run(["screen", f"npz:{tmp_path / 'own.npz'}", "--json", "--out", str(out), "--fail-above", "0.03"])
+    said = json.loads(capsys.readouterr().out)
+    assert code == 1
+    assert said == json.loads((out / "screen.json").read_text())
+    assert said["rows"] == ROWS
+    rows = {each["row"] for each in said["suspicious"]}
+    assert len(rows & bad) >= 0.8 * len(bad)
+    assert len(rows - bad) <= 0.1 * (ROWS - len(bad))
+    assert all(each["raised_by"] for each in said["suspicious"])
+    page = (out / "screen.html").read_text()
+    assert page.count("data:image/png") == min(200, len(rows))
+    assert "http" not in page.replace("http-equiv", "")
+
+
+@pytest.mark.slow
+def test_few_rows_of_clean_data_are_raised_and_the_table_says_how_many_to_expect(
+    tmp_path: Path, capsys
+) -> None:
+    saved(tmp_path / "own.npz", poison=False)
+    assert run(["screen", f"npz:{tmp_path / 'own.npz'}", "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert "rows look poisoned" in said
+    assert "clean clothing images" in said
+    assert json.loads((tmp_path / "out" / "screen.json").read_text())["share_suspicious"] <= 0.1
+
+
+def test_losses_and_neighbours_count_only_together() -> None:
+    """Row 0 is raised by one of the groups, 1 by both of the pair, 2 by losses alone, 3 by nothing."""
+    scores = {name: torch.zeros(4, dtype=torch.float64) for name in GROUPS}
+    scores["screening.strip"][0] = 1.5
+    scores["screening.loss"] = torch.tensor([0.0, 2.0, 9.0, 0.5], dtype=torch.float64)
+    scores["screening.deep_knn"] = torch.tensor([0.0, 1.1, 0.5, 0.5], dtype=torch.float64)
+    assert ranked(scores, 4) == [1, 0]
+
+
+def test_data_without_two_classes_or_enough_rows_are_refused() -> None:
+    with pytest.raises(UsageError, match="two classes"):
+        screen((np.random.default_rng(0).random((30, 4), np.float32), np.zeros(30, np.int64)))
+
+
+def test_a_wrong_specification_exits_with_two(capsys) -> None:
+    assert run(["screen", "npz:nowhere.npz"]) == 2
+    assert "does not exist" in capsys.readouterr().err
