@@ -20,6 +20,8 @@ from casemate.core.workshop import Aims, Workshop
 from conformance.bystanders import bits, generator, stop, untouched
 
 METHODS = entries("targeted")
+# gradient matching looks at all weights, whatever the last layer is
+CUT = [e for e in METHODS if e.id != "targeted.gradient_matching"]
 EACH = pytest.mark.parametrize("entry", METHODS, ids=lambda e: e.id)
 BUDGET = Tampering(poisons=3, eps=0.1)
 
@@ -174,7 +176,7 @@ def test_nets_with_batch_normalisation_will_do(entry: Entry) -> None:
     well_formed(craft(entry, clean, shop=workshop(clean, norm=True)), clean, BUDGET)
 
 
-@EACH
+@pytest.mark.parametrize("entry", CUT, ids=lambda e: e.id)
 def test_a_net_without_a_linear_head_is_refused_by_name(entry: Entry) -> None:
     clean = samples()
     whole = nn.Sequential(nn.Conv2d(1, 3, 8), nn.Flatten())

@@ -1,0 +1,89 @@
+"""Gradient matching on linear nets, where a row's gradient is known and victims train in no time."""
+
+from functools import partial
+
+import torch
+from torch import nn
+
+from casemate.attacks.targeted.gradient_matching import gradient_matching
+from casemate.core.alignment import learner, misalignment, weight_gradient
+from casemate.core.data import Samples
+from casemate.core.recipe import Recipe
+from casemate.core.tampering import Tampering
+from casemate.core.workshop import Aims, Workshop
+from casemate.ops.rng import generator
+
+
+def scene() -> tuple[Workshop, Aims]:
+    """Two clouds that overlap a little, and aims of class 0 not far from the border."""
+    y = torch.arange(80) % 2
+    x = 0.4 + 0.2 * y[:, None].float() + 0.1 * torch.randn(80, 6, generator=generator(0))
+    clean = Samples(x.clamp(0, 1), y, 2)
+    how = Recipe(partial(nn.Linear, 6, 2), "linear", epochs=40, batch=16, lr=0.05)
+    shop = Workshop(clean, how, lambda n: [how(clean, rng=generator(i)) for i in range(n)])
+    aims = 0.45 + 0.05 * torch.randn(4, 6, generator=generator(1))
+    return shop, Aims(aims, torch.zeros(4, dtype=torch.int64), torch.ones(4, dtype=torch.int64))
+
+
+def test_poisons_point_where_the_aim_would_and_random_changes_do_not() -> None:
+    shop, aims = scene()
+    budget = Tampering(poisons=4, eps=0.1, victim="scratch")
+    model = learner(shop.surrogates(1)[0])
+    for t, poison in enumerate(gradient_matching(shop, aims, budget, steps=60, rng=generator(2))):
+        wanted = weight_gradient(model, aims.x[t : t + 1], aims.wish[t : t + 1])
+        base = shop.clean.x[poison.rows]
+        others = [
+            base + 0.1 * (2 * torch.rand(base.shape, generator=generator(i)) - 1).sign() for i in range(20)
+        ]
+        found, *random = (
+            float(misalignment(weight_gradient(model, x, poison.y), wanted)) for x in (poison.x, *others)
+        )
+        assert found < min(random)
+
+
+def test_a_net_trained_on_the_poison_likes_the_wish_more_than_before() -> None:
+    shop, aims = scene()
+    budget = Tampering(poisons=8, eps=0.2, victim="scratch")
+    poisons = gradient_matching(shop, aims, budget, choice="steepest", steps=60, rng=generator(2))
+    for t, poison in enumerate(poisons):
+        before, after = (
+            float(shop.recipe(data, rng=generator(9)).predict(aims.x[t : t + 1]).softmax(1)[0, 1])
+            for data in (shop.clean, poison.apply(shop.clean))
+        )
+        assert after > before
+
+
+def test_the_rows_are_the_steepest_or_random_ones_of_the_class_wished_for() -> None:
+    shop, aims = scene()
+    budget = Tampering(poisons=5, eps=0.1, victim="scratch")
+    model = learner(shop.surrogates(1)[0])
+    own = (shop.clean.y == 1).nonzero().flatten()
+    sizes = torch.stack(
+        [
+            sum(
+                g.square().sum()
+                for g in weight_gradient(model, shop.clean.x[i : i + 1], shop.clean.y[i : i + 1])
+            )
+            for i in own.tolist()
+        ]
+    )
+    steep = set(own[sizes.argsort(descending=True)[:5]].tolist())
+    chosen = gradient_matching(shop, aims, budget, choice="steepest", steps=1, rng=generator(0))
+    random = gradient_matching(shop, aims, budget, choice="random", steps=1, rng=generator(0))
+    assert all(set(p.rows.tolist()) == steep for p in chosen)
+    assert len({tuple(p.rows.tolist()) for p in random}) == len(random)
+    assert all((p.y == 1).all() for p in (*chosen, *random))
+
+
+def test_more_starts_are_never_worse_aligned() -> None:
+    shop, aims = scene()
+    budget = Tampering(poisons=3, eps=0.05, victim="scratch")
+    model = learner(shop.surrogates(1)[0])
+    one = Aims(aims.x[:1], aims.y[:1], aims.wish[:1])
+    wanted = weight_gradient(model, one.x, one.wish)
+    off = [
+        float(misalignment(weight_gradient(model, p.x, p.y), wanted))
+        for restarts in (1, 4)
+        for p in gradient_matching(shop, one, budget, restarts=restarts, steps=10, rng=generator(3))
+    ]
+    assert off[1] <= off[0]
