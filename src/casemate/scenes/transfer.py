@@ -49,7 +49,8 @@ SCENES: dict[str, Scene] = {
     "evasion.vmi_fgsm": _transferred("Variance tuning", {"neighbours": 5}),
     # towards a class of the adversary's choice only 13% (a plain net) to 28% (a residual one) of 150
     # pictures transfer here at this radius, 2% to 5% with the change mirrored: grey pictures of 28 pixels
-    # are far from the half that a study of people would want, so the scene asks for any other class
+    # are far from the half that a study of people would want, so the scene asks for any other class. The
+    # paper has pairs of alike classes and shows only what fools all nets: benchmarks/human.py has those
     "evasion.human": EvasionScene(
         title="Five nets behind a retina mislead a residual net, to any other class, within linf 32/255",
         bar=Bar("success_rate", at_least=0.3, gap=0.15),
