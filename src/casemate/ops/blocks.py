@@ -44,7 +44,9 @@ def _rearranged(x: Tensor, draws: Tensor, n: int, degrees: float) -> Tensor:
     # which of the n * n blocks comes to lie at each pixel, (N, H, W)
     owner = n * strip[:, :, None] + block.gather(1, strip[:, :, None].expand(-1, -1, width))
     first = n * n * torch.arange(len(x), device=x.device)[:, None, None]
-    table = _moves(*(part[:, :, None].expand(-1, -1, n) for part in rows), *columns, turns, degrees)
+    top, high, y = (part[:, :, None].expand(-1, -1, n) for part in rows)
+    left, wide, z = columns
+    table = _moves(top, high, y, left, wide, z, turns, degrees)
     cos, sin, fall, shift, top, left, bottom, right = (
         table.flatten(0, 1).index_select(0, (owner + first).flatten()).view(*owner.shape, 8).unbind(3)
     )
