@@ -4,11 +4,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from casemate.ops.losses import dlr, error_odds, margin, others, picked, targeted_dlr
+from casemate.ops.losses import (
+    WIDE,
+    dlr,
+    error_odds,
+    margin,
+    others,
+    picked,
+    steering_odds,
+    targeted_dlr,
+)
 
 LOGITS = torch.tensor([[2.0, 1.0, -1.0, 0.5], [0.0, 3.0, 1.0, -2.0]], dtype=torch.float64)
 Y = torch.tensor([0, 2])
-UNTARGETED = pytest.mark.parametrize("loss", [error_odds, margin, dlr])
+UNTARGETED = pytest.mark.parametrize("loss", [error_odds, steering_odds, margin, dlr])
 
 
 def slope(loss, logits: Tensor, *classes: Tensor) -> Tensor:
@@ -127,3 +136,19 @@ def test_G5_the_targeted_ratio_rises_with_the_target():
         t = (y + step) % 10
         higher = z.scatter_add(1, t[:, None], torch.full((30, 1), 1e-6, dtype=torch.float64))
         assert (targeted_dlr(higher, y, t) > targeted_dlr(z, y, t)).all()
+
+
+def test_steering_odds_are_the_error_odds_until_logits_are_far_apart():
+    z = torch.randn(50, 7, generator=torch.Generator().manual_seed(0)).double()
+    y = torch.arange(50) % 7
+    near = margin(z, y).abs() <= WIDE
+    assert near.any()
+    torch.testing.assert_close(steering_odds(z, y)[near], error_odds(z, y)[near])
+
+
+def test_G2_steering_odds_point_the_same_way_whatever_the_scale_of_large_logits():
+    z = torch.randn(50, 7, generator=torch.Generator().manual_seed(0)).double()
+    y = torch.arange(50) % 7
+    wide = 2 * WIDE * z / margin(z, y).abs()[:, None]
+    torch.testing.assert_close(slope(steering_odds, 100 * wide, y), slope(steering_odds, wide, y))
+    assert not torch.allclose(slope(error_odds, 100 * wide, y), slope(error_odds, wide, y), atol=1e-3)

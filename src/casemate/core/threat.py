@@ -56,7 +56,7 @@ class Misclassify:
         """
         match kind:
             case "ce":
-                return losses.error_odds(logits, self.y)
+                return losses.steering_odds(logits, self.y)
             case "margin":
                 return losses.margin(logits, self.y)
             case "dlr":
@@ -117,7 +117,7 @@ class Towards:
         """Measure nearness of class `t`, (N,); `dlr` is the targeted ratio of Croce & Hein 2020."""
         match kind:
             case "ce":
-                return -losses.error_odds(logits, self.t)
+                return -losses.steering_odds(logits, self.t)
             case "margin":
                 return losses.picked(logits, self.t) - losses.picked(logits, self.y)
             case "dlr":

@@ -7,6 +7,8 @@ the logits are large.
 import torch
 from torch import Tensor
 
+WIDE = 4.0  # gap between logits beyond which log-odds of error hardly differ from the margin
+
 
 def picked(logits: Tensor, y: Tensor) -> Tensor:
     """Logit of class `y` in each row, (N,)."""
@@ -26,6 +28,18 @@ def error_odds(logits: Tensor, y: Tensor) -> Tensor:
     rounds to 0 on a confident row; here the factor is left out, so nothing saturates.
     """
     return torch.logsumexp(others(logits, y), 1) - picked(logits, y)
+
+
+def steering_odds(logits: Tensor, y: Tensor) -> Tensor:
+    """Log-odds of error for attacks, (N,): what `error_odds` says, but blind to the scale of large logits.
+
+    Between logits more than `WIDE` apart the soft maximum of the others is their largest, so a net
+    whose logits are multiplied by 100 would be attacked by its margin alone. There the maximum is
+    taken as soft as it would be with the gap brought to `WIDE`; smaller gaps are left as they are.
+    """
+    rivals, own = others(logits, y), picked(logits, y)
+    heat = ((rivals.amax(1) - own).detach().abs() / WIDE).clamp(min=1)
+    return heat * torch.logsumexp(rivals / heat[:, None], 1) - own
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
