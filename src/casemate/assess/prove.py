@@ -29,7 +29,7 @@ from casemate.core.target import Classifier, Prepared
 from casemate.core.tick import Tick, ignore
 from casemate.core.workers import Job, Selection, Workers
 from casemate.ops.rng import generator, seed_of, seeded
-from casemate.ops.stats import Estimate
+from casemate.ops.stats import Estimate, average
 from casemate.scenes import find
 from casemate.scenes.scene import (
     Bar,
@@ -210,14 +210,30 @@ def _training(
     scene: TrainingScene, entry: Entry, seed: int, pool: Workers, store: Store, progress: Progress
 ) -> Shown:
     """Poisons train their own victims; a membership attack gets one victim trained here."""
-    train, test = scene.data()
-    if scene.train_rows is not None:
-        train = _some(train, scene.train_rows, seed)
-    recipe = scene.recipe()
-    victim = pool.train_many([(recipe, train, seed_of(seed, "victim"))], tick=progress.step)[0]
-    bench = _bench(victim, train, test, recipe, pool, store)
-    case = _case(entry, scene.params, scene.rows, seed, rate=scene.rate, repeats=scene.repeats)
-    return _numbers(judge_of(entry.family)(entry, case, bench, progress.step), scene.bar)
+    found = []
+    for data in (scene.data, *scene.more):
+        train, test = data()
+        if scene.train_rows is not None:
+            train = _some(train, scene.train_rows, seed)
+        recipe = scene.recipe()
+        victim = pool.train_many([(recipe, train, seed_of(seed, "victim"))], tick=progress.step)[0]
+        bench = _bench(victim, train, test, recipe, pool, store)
+        case = _case(entry, scene.params, scene.rows, seed, rate=scene.rate, repeats=scene.repeats)
+        found.append(judge_of(entry.family)(entry, case, bench, progress.step))
+    return _numbers(_averaged(found, scene.bar.metric), scene.bar)
+
+
+def _averaged(found: Sequence[Measured], metric: str) -> Measured:
+    """Average a metric, its baseline and the clean value over independent data sets."""
+    if len(found) == 1:
+        return found[0]
+    name = next(iter(found[0].clean))
+    return replace(
+        found[0],
+        metrics={metric: average([f.metrics[metric] for f in found])},
+        baseline={metric: average([f.baseline[metric] for f in found])},
+        clean={name: average([f.clean[name] for f in found])},
+    )
 
 
 def _aiming(
@@ -302,7 +318,8 @@ def meets(bar: Bar, measured: Estimate, baseline: Estimate) -> bool:
     """Tell whether a number meets a bar, is far enough from the baseline, and clear of its interval."""
     if bar.at_least is not None:
         apart = measured.low > baseline.high and measured.value - baseline.value >= bar.gap
-        return (apart or bar.gap == 0) and measured.value >= bar.at_least
+        enough = measured.value >= max(bar.at_least, bar.times * baseline.value)
+        return (apart or bar.gap == 0) and enough
     assert bar.at_most is not None
     apart = measured.high < baseline.low and baseline.value - measured.value >= bar.gap
     return apart and measured.value <= bar.at_most

@@ -16,12 +16,19 @@ class Workshop:
 
     Rows of `clean` may be changed; `recipe` is how the adversary believes that the victim is trained.
     `surrogates` gives so many models of that recipe trained on `clean`, with seeds of their own: they
-    are trained side by side and kept for the next attack that asks.
+    are trained side by side and kept for the next attack that asks. `validation` are further rows of the
+    same kind, on which no victim is trained or tested; None where the harness has none to spare.
     """
 
     clean: Samples
     recipe: Recipe
     surrogates: Callable[[int], Sequence[Classifier]]
+    validation: Samples | None = None
+
+    @property
+    def held_out(self) -> Samples:
+        """Rows to measure damage on: the validation rows, or else the training rows themselves."""
+        return self.clean if self.validation is None else self.validation
 
 
 @dataclass(frozen=True)

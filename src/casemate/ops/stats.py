@@ -54,6 +54,16 @@ def mean(values: Sequence[float] | np.ndarray) -> Estimate:
     return Estimate(centre, centre - half, centre + half, n)
 
 
+def average(parts: Sequence[Estimate]) -> Estimate:
+    """Average estimates of independent samples; their half intervals add in squares."""
+    k = len(parts)
+    value = sum(p.value for p in parts) / k
+    low, high = (
+        float(np.sqrt(sum((getattr(p, end) - p.value) ** 2 for p in parts))) / k for end in ("low", "high")
+    )
+    return Estimate(value, value - low, value + high, sum(p.n for p in parts))
+
+
 def bootstrap(statistic: "Statistic", *columns: np.ndarray, seed: int = 0, draws: int = 1000) -> Estimate:
     """Estimate a statistic of rows by the percentile bootstrap; columns are resampled together."""
     rng = np.random.default_rng(seed)

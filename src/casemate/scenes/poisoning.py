@@ -1,8 +1,41 @@
 """Scenes of poisoning: victims trained from scratch on the built-in images."""
 
-from casemate.builtin.data import fashion_mini
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import nn
+
+from casemate.builtin.data import digits, fashion_mini
 from casemate.builtin.target import recipe
+from casemate.core.data import Samples
+from casemate.core.recipe import Recipe
 from casemate.scenes.scene import Bar, Scene, TrainingScene
+
+
+def digit_pair(first: int, second: int) -> tuple[Samples, Samples]:
+    """Take two digits (1x8x8) out of all: 110 training images, and about 250 others."""
+    train, test = digits()
+    x, y = torch.cat([train.x, test.x]), torch.cat([train.y, test.y])
+    of = (y == first) | (y == second)
+    pair = Samples(x[of], (y[of] == second).long(), 2, (str(first), str(second)))
+    return pair[slice(0, 110)], pair[slice(110, None)]
+
+
+def linear(values: int, classes: int) -> nn.Sequential:
+    """Build softmax regression."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(values, classes))
+
+
+def softmax_regression(classes: int = 2) -> Recipe:
+    """Give the recipe of softmax regression on digits, trained until its loss no longer falls much."""
+    net = partial(linear, 64, classes)
+    return Recipe(net, f"softmax 64 {classes}", epochs=300, batch=128, lr=0.01)
+
+
+PAIRS: tuple[Callable[[], tuple[Samples, Samples]], ...] = (
+    partial(digit_pair, 1, 7), partial(digit_pair, 3, 8), partial(digit_pair, 4, 9),
+)  # fmt: skip
 
 SCENES: dict[str, Scene] = {
     "poisoning.label_flip": TrainingScene(
@@ -11,6 +44,17 @@ SCENES: dict[str, Scene] = {
         recipe=recipe,
         data=fashion_mini,
         rate=0.8,
+    ),
+    "poisoning.back_gradient": TrainingScene(
+        title="Six of 106 training rows, against softmax regression on three pairs of digits",
+        bar=Bar("accuracy_drop", at_least=0.08, times=1.5, gap=0.03),
+        recipe=softmax_regression,
+        data=PAIRS[0],
+        more=PAIRS[1:],
+        rate=6 / 106,
+        train_rows=106,
+        repeats=4,
+        params={"inner_steps": 200, "rate": 0.3, "outer_steps": 5, "refine_steps": 30, "together": 2},
     ),
     "backdoor.badnets": TrainingScene(
         title="A patch on 3% of the training rows steers the victim",

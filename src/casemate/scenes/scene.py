@@ -24,20 +24,22 @@ class Bar:
     """What the method must reach: its metric on one side of a value, and clear of the baseline.
 
     `gap` is the least distance between method and random baseline, in units of the metric; 0 asks for
-    none, which only the baseline itself may do.
+    none, which only the baseline itself may do. The method must reach `times` the baseline's value.
     """
 
     metric: str
     at_least: float | None = None
     at_most: float | None = None
     gap: float = 0.0
+    times: float = 0.0
 
     def __str__(self) -> str:
         """Write the bar as people read it."""
         side = f">= {self.at_least:g}" if self.at_least is not None else f"<= {self.at_most:g}"
         if self.gap == 0:
             return f"{self.metric} {side}"
-        return f"{self.metric} {side}, and {self.gap:g} away from the baseline, intervals apart"
+        times = f", {self.times:g} times the baseline" if self.times else ""
+        return f"{self.metric} {side}{times}, and {self.gap:g} away from the baseline, intervals apart"
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ class EvasionScene:
 class TrainingScene:
     """A poison, backdoor or membership attack on victims trained in the scene.
 
-    The seed chooses the training rows, `train_rows` of them (all where None).
+    The seed chooses the training rows, `train_rows` of them (all where None). With `more` data sets,
+    victims are trained on each, and the numbers are means over all of them.
     """
 
     title: str
@@ -74,6 +77,7 @@ class TrainingScene:
     rate: float | None = None
     rows: int = 500
     train_rows: int | None = None
+    more: tuple[Callable[[], tuple[Samples, Samples]], ...] = ()
     repeats: int = 3
     params: Mapping[str, Any] = field(default_factory=dict)
     source: Source = "ours"

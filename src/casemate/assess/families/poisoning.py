@@ -11,7 +11,7 @@ from torch import Tensor
 from casemate.assess.bench import Bench, Measured
 from casemate.assess.case import Case
 from casemate.assess.result import Flag, Spent
-from casemate.core.data import Poison, PoisonBudget, Samples
+from casemate.core.data import Poison, PoisonBudget, Samples, split
 from casemate.core.errors import NotApplicable
 from casemate.core.recipe import Recipe
 from casemate.core.registry import Entry, find
@@ -29,14 +29,15 @@ CLEAN_SHARE = 0.05  # of the training rows: what a defender is assumed to hold i
 
 @dataclass(frozen=True)
 class Victims:
-    """Models of one recipe, one per repeat: on clean, poisoned and thinned training sets.
+    """Models of one recipe, one per repeat: on clean and poisoned training sets, and as control.
 
-    A trojan's adversary supplies the "poisoned" models without poison, and `poisons` holds trojans.
+    The control is what costs the adversary no thought (see `control`); backdoors have none. A trojan's
+    adversary supplies the "poisoned" models without poison, and `poisons` holds trojans.
     """
 
     clean: Sequence[Classifier]
     poisoned: Sequence[Classifier]
-    thinned: Sequence[Classifier]
+    control: Sequence[Classifier]
     poisons: Sequence[Poison | Trojan]
 
 
@@ -65,8 +66,11 @@ def measure(entry: Entry, case: Case, bench: Bench, tick: Tick) -> Measured:
     budget = PoisonBudget(case.rate)
     if budget.rows(len(train)) == 0:
         raise NotApplicable(f"a rate of {case.rate:g} changes no row of {len(train)}")
-    victims = _train(entry, case, bench, recipe, train, budget, tick)
-    test = bench.test
+    spare, test = None, bench.test
+    if entry.family == "poisoning" and entry.access is Workshop:
+        # the adversary measures damage on rows that no victim is judged by
+        spare, test = split(test, len(test) // 2, generator(case.seed, "validation"))
+    victims = _train(entry, case, bench, recipe, train, spare, budget, tick)
     if entry.family == "backdoor":
         return _backdoor(case, victims, train, test)
     return _availability(case, victims, train, test)
@@ -81,36 +85,61 @@ def _required(bench: Bench) -> tuple[Recipe, Samples]:
 
 
 def _train(
-    entry: Entry, case: Case, bench: Bench, recipe: Recipe, train: Samples, budget: PoisonBudget, tick: Tick
-) -> Victims:
-    """Train clean, poisoned and thinned victims; clean ones are shared by the cases of a run."""
+    entry: Entry, case: Case, bench: Bench, recipe: Recipe, train: Samples, spare: Samples | None,
+    budget: PoisonBudget, tick: Tick,
+) -> Victims:  # fmt: skip
+    """Train clean, poisoned and control victims; clean ones are shared by the cases of a run."""
     seeds = [seed_of(case.seed, "victim", r) for r in range(case.repeats)]
-    known = train if entry.access is Samples else workshop(case, bench, recipe, train, tick)
+    known = train if entry.access is Samples else workshop(case, bench, recipe, train, tick, spare)
     poisons = [
         entry.run(known, budget, rng=generator(case.seed, entry.id, f"{case.rate:g}", r), **case.params)
         for r in range(case.repeats)
     ]
     if entry.family == "backdoor" and len(train.shape) == 3:
         poisons = [_rounded(poison) for poison in poisons]
+    if entry.family == "poisoning" and len(train.shape) == 3:
+        # whoever keeps the labels claims that nobody sees a change, in files as they are stored
+        poisons = [replace(p, x=eight_bit(p.x)) if _clean_label(p, train) else p for p in poisons]
     jobs: dict[str, tuple[Recipe, Samples, int]] = {}
     for r, (seed, poison) in enumerate(zip(seeds, poisons, strict=True)):
         jobs[f"victim {recipe.digest()} {case.data} {seed}"] = (recipe, train, seed)
         jobs[f"poisoned {case.key} {r}"] = (recipe, poison.apply(train), seed)
         if entry.family == "poisoning":
-            keep = torch.ones(len(train), dtype=torch.bool)
-            keep[poison.rows] = False
-            jobs[f"thinned {case.key} {r}"] = (recipe, train[keep], seed)
+            jobs[f"control {case.key} {r}"] = (recipe, control(poison, train, seed), seed)
     missing = {name: job for name, job in jobs.items() if name not in bench.cache}
     models = bench.train_many(list(missing.values()), tick=tick)
     bench.cache.update(zip(missing, models, strict=True))
     pick = [bench.cache[name] for name in jobs]
     step = 3 if entry.family == "poisoning" else 2
-    clean, poisoned, thinned = pick[0::step], pick[1::step], pick[2::step] if step == 3 else []
+    clean, poisoned, idle = pick[0::step], pick[1::step], pick[2::step] if step == 3 else []
     for name in missing:
         if not name.startswith("victim"):
             del bench.cache[name]
     defended = _defended(case, bench, recipe, poisoned, poisons, train, seeds, tick)
-    return Victims(clean, defended, thinned, poisons)
+    return Victims(clean, defended, idle, poisons)
+
+
+def control(poison: Poison, train: Samples, seed: int) -> Samples:
+    """Make the training set of an adversary who spends the budget of `poison` without a thought.
+
+    Where only labels were changed, the rows are left out; where labels were kept, each value moves by
+    the poison's largest change, up or down at random; otherwise the rows get random wrong labels.
+    """
+    rng, rows = generator(seed, "control"), poison.rows
+    if torch.equal(poison.x, train.x[rows]):
+        keep = torch.ones(len(train), dtype=torch.bool)
+        keep[rows] = False
+        return train[keep]
+    if _clean_label(poison, train):
+        size = (poison.x - train.x[rows]).abs().max()
+        signs = torch.randint(2, poison.x.shape, generator=rng).to(poison.x) * 2 - 1
+        return replace(poison, x=(train.x[rows] + size * signs).clamp(0, 1)).apply(train)
+    shift = torch.randint(1, train.classes, rows.shape, generator=rng).to(rows.device)
+    return Poison(rows, train.x[rows], (train.y[rows] + shift) % train.classes).apply(train)
+
+
+def _clean_label(poison: Poison, train: Samples) -> bool:
+    return torch.equal(poison.y, train.y[poison.rows])
 
 
 def _rounded(poison: Poison) -> Poison:
@@ -143,7 +172,9 @@ def _clean(case: Case, bench: Bench, recipe: Recipe, train: Samples, tick: Tick)
     return [bench.cache[name] for name in names]
 
 
-def workshop(case: Case, bench: Bench, recipe: Recipe, train: Samples, tick: Tick) -> Workshop:
+def workshop(
+    case: Case, bench: Bench, recipe: Recipe, train: Samples, tick: Tick, spare: Samples | None = None
+) -> Workshop:
     """Set up what a poisoner crafts with; surrogates are shared by the cases of a run."""
 
     def surrogates(count: int) -> list[Classifier]:
@@ -154,7 +185,7 @@ def workshop(case: Case, bench: Bench, recipe: Recipe, train: Samples, tick: Tic
         bench.cache.update({name: model for (name, _), model in zip(missing, models, strict=True)})
         return [bench.cache[name] for name in names]
 
-    return Workshop(train, recipe, surrogates)
+    return Workshop(train, recipe, surrogates, spare)
 
 
 def _defended(
@@ -235,11 +266,11 @@ def _right(model: Classifier, test: Samples) -> Tensor:
 
 
 def _availability(case: Case, victims: Victims, train: Samples, test: Samples) -> Measured:
-    """Judge a poison that should lower accuracy, beside leaving the same rows out."""
+    """Judge a poison that should lower accuracy, beside a thoughtless one of equal budget."""
     right = {
         name: [_right(m, test) for m in models]
         for name, models in (
-            ("clean", victims.clean), ("poisoned", victims.poisoned), ("thinned", victims.thinned),
+            ("clean", victims.clean), ("poisoned", victims.poisoned), ("control", victims.control),
         )
     }  # fmt: skip
     shares = {name: [float(r.double().mean()) for r in found] for name, found in right.items()}
@@ -252,8 +283,8 @@ def _availability(case: Case, victims: Victims, train: Samples, test: Samples) -
             "accuracy": over_victims(shares["poisoned"], len(test)),
         },
         baseline={
-            "accuracy_drop": over_pairs(right["clean"], right["thinned"]),
-            "accuracy": over_victims(shares["thinned"], len(test)),
+            "accuracy_drop": over_pairs(right["clean"], right["control"]),
+            "accuracy": over_victims(shares["control"], len(test)),
         },
         clean={"accuracy": over_victims(shares["clean"], len(test))},
         flags=_few_victims(case.repeats),

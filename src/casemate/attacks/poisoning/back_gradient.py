@@ -1,0 +1,162 @@
+"""Back-gradient optimisation: poison points that climb the validation loss of the trained model."""
+
+from typing import Annotated, Literal
+
+import torch
+from annotated_types import Ge, Gt
+from torch import Generator, Tensor
+
+from casemate.core.data import Poison, PoisonBudget, Samples
+from casemate.core.errors import NotApplicable
+from casemate.core.hypergradients import Aim, Mode, Training, hypergradient
+from casemate.core.learner import Learner, Weights, untrained
+from casemate.core.registry import Paper, poisoning
+from casemate.core.tick import Tick, ignore
+from casemate.core.workshop import Workshop
+
+MUNOZ = Paper(
+    "Towards poisoning of deep learning algorithms with back-gradient optimization",
+    "Muñoz-González, Biggio, Demontis, Paudice, Wongrassamee, Lupu, Roli",
+    2017,
+    "https://arxiv.org/abs/1708.08689",
+)
+GROUPS = 20  # in which many points are added, so that the time does not grow with their number squared
+HALVINGS = 5  # of a step that gains nothing, before a point is left where it is
+
+
+@poisoning(papers=(MUNOZ,), known_as=("Back-gradient optimization", "back-gradient poisoning"))
+def back_gradient(
+    workshop: Workshop,
+    budget: PoisonBudget,
+    /,
+    *,
+    goal: Literal["generic", "specific"] = "generic",
+    source: Annotated[int, Ge(0)] = 0,
+    wish: Annotated[int, Ge(0)] = 1,
+    mode: Mode = "unrolled",
+    inner_steps: Annotated[int, Ge(1)] = 100,
+    rate: Annotated[float, Gt(0)] = 0.1,
+    outer_steps: Annotated[int, Ge(0)] = 20,
+    length: Annotated[float, Gt(0)] = 1.0,
+    together: Annotated[int, Ge(1)] | None = None,
+    refine_steps: Annotated[int, Ge(0)] = 20,
+    rng: Generator,
+    tick: Tick = ignore,
+) -> Poison:
+    """Move poison points along the gradient of what a model trained on them does to validation rows.
+
+    The gradient goes through the whole descent of a learner that the adversary trains. Points are added
+    one after another: each starts as a validation row with a wrong label and moves as long as that
+    raises the loss ("generic") or makes rows of class `source` look like `wish` and leaves all others
+    alone ("specific"). A step that gains nothing is halved, so that no point ends worse than it began.
+    The poison replaces random rows: the adversary supplies that share of the training set.
+
+    Args:
+        workshop: what the adversary knows; its recipe gives the net that is trained in the head.
+        budget: share of the rows that the adversary supplies.
+        goal: "generic" for any error, "specific" for the one that `source` and `wish` name.
+        source: class of the inputs to be misread, in 0 .. K - 1; only for "specific".
+        wish: class that they shall be given, in 0 .. K - 1; only for "specific".
+        mode: "unrolled" is exact and keeps all steps in memory; "reverse" is the paper's walk back from
+            the trained weights, without memory and slower.
+        inner_steps: steps of full-batch descent that stand for training.
+        rate: length of these steps, times the gradient.
+        outer_steps: most steps of each point.
+        length: length of its first step, as an l2 distance in units of x.
+        together: points that are added at a time, 1 in the paper; None means that up to 20 are added singly,
+            and more of them in 20 groups.
+        refine_steps: most steps of all points at once, after the last one was added; 0 is the paper's way.
+        rng: source of the rows, starts, labels and first weights.
+        tick: called after each group of points with the loss that the adversary climbs.
+
+    Returns:
+        The poison points in place of random rows.
+
+    Raises:
+        NotApplicable: fewer than two classes, or one of the classes named is not there.
+    """
+    clean, valid = workshop.clean, workshop.held_out
+    rows = torch.randperm(len(clean), generator=rng)[: budget.rows(len(clean))].to(clean.y.device)
+    if not len(rows):
+        return Poison(rows, clean.x[rows], clean.y[rows])
+    able = _able(valid, goal, source, wish)
+    keep = torch.ones_like(clean.y, dtype=torch.bool)
+    keep[rows] = False
+    # without float64 the walk back loses its way
+    x, y = clean.x[keep].double(), clean.y[keep]
+    poison, labels = clean.x[rows].double(), clean.y[rows]
+    learner = untrained(workshop.recipe, x, rng)
+    aim = _aim(learner, valid, goal, source, wish)
+    order = torch.arange(len(rows), device=rows.device).split(together or -(-len(rows) // GROUPS))
+    for done, group in enumerate(order):
+        free, given = _start(valid, able, wish if goal == "specific" else None, len(group), rng)
+        training = Training(learner, learner.start(), x, y, given, rate, inner_steps)
+        poison[group], value = _climb(training, free, aim, mode, outer_steps, length)
+        labels[group] = given
+        x, y = training.rows(poison[group])
+        tick(done + 1, len(order), {"loss": value})
+    whole = Training(
+        learner, learner.start(), clean.x[keep].double(), clean.y[keep], labels, rate, inner_steps
+    )
+    poison, _ = _climb(whole, poison, aim, mode, refine_steps, length * len(rows) ** 0.5)
+    return Poison(rows, poison.to(clean.x.dtype), labels)
+
+
+def _able(valid: Samples, goal: str, source: int, wish: int) -> Tensor:
+    """List the validation rows to begin from."""
+    if valid.classes < 2:
+        raise NotApplicable("poisoning.back_gradient needs two or more classes")
+    if goal == "specific" and (source == wish or wish >= valid.classes):
+        raise NotApplicable(f"there is no class {wish} other than {source} to wish for")
+    able = (valid.y == source) if goal == "specific" else torch.ones_like(valid.y, dtype=torch.bool)
+    if not bool(able.any()):
+        raise NotApplicable("poisoning.back_gradient has no row to start from")
+    return able.nonzero().flatten()
+
+
+def _start(
+    valid: Samples, able: Tensor, wish: int | None, count: int, rng: Generator
+) -> tuple[Tensor, Tensor]:
+    """Draw inputs (M, *S) and a wrong label for each: the one wished for, or any."""
+    rows = able[torch.randint(len(able), (count,), generator=rng).to(able.device)]
+    x = valid.x[rows].double()
+    if wish is not None:
+        return x, torch.full_like(rows, wish)
+    shift = torch.randint(1, valid.classes, (count,), generator=rng).to(rows.device)
+    return x, (valid.y[rows] + shift) % valid.classes
+
+
+def _aim(learner: Learner, valid: Samples, goal: str, source: int, wish: int) -> Aim:
+    """Make the function of trained weights that is to rise."""
+    x = valid.x.double()
+    if goal == "generic":
+        return lambda weights: learner.loss(weights, x, valid.y)
+    wished = valid.y.where(valid.y != source, torch.full_like(valid.y, wish))
+    return lambda weights: -learner.loss(weights, x, wished)
+
+
+def _climb(
+    training: Training, free: Tensor, aim: Aim, mode: Mode, steps: int, length: float
+) -> tuple[Tensor, float]:
+    """Follow the gradient in the box as long as that helps."""
+    best = _value(aim, training.run(free))
+    for _ in range(steps):
+        _, grad = hypergradient(training, free, aim, mode)
+        size = float(grad.norm())
+        if not size > 0:
+            break
+        for _ in range(HALVINGS):
+            moved = (free + length * grad / size).clamp(0, 1)
+            value = _value(aim, training.run(moved))
+            if value > best:
+                free, best = moved, value
+                break
+            length /= 2
+        else:
+            break
+    return free, best
+
+
+def _value(aim: Aim, weights: Weights) -> float:
+    with torch.no_grad():
+        return float(aim(weights))
