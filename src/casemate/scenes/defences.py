@@ -81,6 +81,7 @@ SCENES: dict[str, Scene] = {
         repeats=1,
         also={"backdoor.blended": 0.1, "backdoor.clean_label": 0.04},
     ),
+    # missed on seed 0: a clean-label backdoor of 61% success passed whole, where seed 11 lost its own to 1%
     "screening.activation_clustering": DefenceScene(
         title="Activation clustering finds patches and clean-label marks; a blend that is half of its class passes",
         bar=Bar("attack_success", at_most=0.1, gap=0.4),
