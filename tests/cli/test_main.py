@@ -296,3 +296,18 @@ def test_an_interrupted_assessment_goes_on_where_it_stopped(tmp_path):
 def test_the_environment_needs_no_home(tmp_path):
     environment = {k: v for k, v in os.environ.items() if k != "HOME"}
     assert call("--version", env=environment, cwd=tmp_path).returncode == 0
+
+
+def test_a_stopped_proof_says_what_is_done(said, monkeypatch):
+    from casemate import library
+
+    first = next(library.prove(["fgsm"], workers=1))
+
+    def stopped(*args: object, **kwargs: object):
+        yield first
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(library, "prove", stopped)
+    code, out, _ = said("prove", "--all", "--json")
+    assert code != 0
+    assert [proof["id"] for proof in json.loads(out)] == ["evasion.fgsm"]

@@ -2,11 +2,14 @@
 
 import json
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from casemate.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from casemate.assess.prove import Proof
 
 
 def command(
@@ -31,12 +34,22 @@ def command(
     from casemate import library
     from casemate.cli.progress import watching
 
-    with watching() as progress:
-        found = list(library.prove(names or (), seeds=seeds or (0,), workers=workers, progress=progress))
+    found: list[Proof] = []
+    try:
+        with watching() as progress:
+            for proof in library.prove(names or (), seeds=seeds or (0,), workers=workers, progress=progress):
+                found.append(proof)  # one by one: an interruption leaves what is done
+    except KeyboardInterrupt:
+        _print(found, as_json)
+        raise
+    _print(found, as_json)
+    return 0 if all(proof.holds for proof in found) else 1
+
+
+def _print(found: "list[Proof]", as_json: bool) -> None:
     if as_json:
         print(json.dumps([proof.model_dump(mode="json") for proof in found], indent=1))
     else:
         from casemate.cli.tables import print_proofs
 
         print_proofs(found)
-    return 0 if all(proof.holds for proof in found) else 1
