@@ -88,6 +88,13 @@ SCENES: dict[str, Scene] = {
         rate=0.04,
         params={"eps": 24 / 255, "steps": 300, "warm_up": 1},
     ),
+    "backdoor.sample_specific": _clothes(
+        "A code of four bits, hidden by a net within 24/255 and otherwise in each image, on 10% of the rows",
+        0.1,
+        0.7,
+        bits=4,
+        steps=250,
+    ),
     # two classes and a net without convolutions: with ten classes and convolutions 2% of the rows changed by
     # 32/255 steered less than 1%, though gradients were matched to a cosine of 0.9
     "backdoor.sleeper_agent": TrainingScene(

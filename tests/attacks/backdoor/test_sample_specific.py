@@ -1,0 +1,44 @@
+"""ISSBA: how far images change, that changes differ, and that codes can be read."""
+
+import torch
+
+from casemate.attacks.backdoor.sample_specific import Encoder, Hidden, _decoder, _train, sample_specific
+from casemate.core.data import PoisonBudget, Samples
+from casemate.ops.rng import generator, seeded
+
+
+def clean(n: int = 60) -> Samples:
+    return Samples(torch.rand(n, 1, 12, 12, generator=generator(0)), torch.arange(n) % 3, 3)
+
+
+def test_changes_stay_in_the_ball_and_differ_between_images() -> None:
+    data = clean()
+    poison = sample_specific(data, PoisonBudget(0.2), target=1, eps=0.05, steps=5, rng=generator(1))
+    delta = poison.x - data.x[poison.rows]
+    assert 0 < float(delta.abs().max()) <= 0.05 + 1e-6
+    inner = delta[(data.x[poison.rows] - 0.5).abs() < 0.4]
+    assert float(inner.std()) > 0
+    assert float((delta[0] - delta[1]).abs().max()) > 1e-4
+    assert (poison.y == 1).all()
+    assert (data.y[poison.rows] != 1).all()
+
+
+def test_rows_were_marked_by_the_trigger_that_inputs_get() -> None:
+    data = clean()
+    poison = sample_specific(data, PoisonBudget(0.2), steps=3, rng=generator(1))
+    assert poison.trigger is not None
+    torch.testing.assert_close(poison.trigger(data.x[poison.rows]), poison.x)
+    assert poison.trigger(data.x[:0]).shape == (0, 1, 12, 12)
+
+
+def test_training_makes_codes_readable() -> None:
+    """One bit of 200 new codes is guessed with 50%, by a fair coin on more than 60% once in 400 times."""
+    with seeded(0, torch.device("cpu")):
+        encoder, decoder = Encoder(1, 1, 8, 0.2), _decoder(1, 1, 8)
+    x = clean(200).x
+    _train(encoder, decoder, x, 1, 0.2, 80, 5e-3, generator(2), lambda *_: None)
+    right = [
+        (decoder(Hidden(encoder, torch.tensor([float(bit)]))(x)) > 0).eq(bool(bit)).double().mean()
+        for bit in (0, 1)
+    ]
+    assert float(sum(right) / 2) > 0.9
