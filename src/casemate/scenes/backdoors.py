@@ -79,7 +79,8 @@ SCENES: dict[str, Scene] = {
     ),
     # the catalogue asks for 70% by 0.5 to 1% of the rows: on a development seed 1% with 16/255 steered 7%, 5% without
     # poison, 1% with 32/255 46% (20% without) and 4% with 24/255 60% (14% without); clothes are no CIFAR-10,
-    # and the public pictures, which are drawn, are far from them
+    # and the public pictures, which are drawn, are far from them.
+    # Seed 0 misses this bar: 39% (7% without), and victims differ so much that its interval is 5 to 72%
     "backdoor.narcissus": TrainingScene(
         title="40% of one class with a faint pattern of 24/255 made from that class alone, three times as strong in tests",
         bar=Bar("attack_success", at_least=0.4, gap=0.2),

@@ -1,5 +1,6 @@
 """Witches' Brew: rows that move the weights of a net in training as a wrongly labelled aim would."""
 
+from collections.abc import Callable, Sequence
 from typing import Annotated, Literal, assert_never
 
 import torch
@@ -81,12 +82,17 @@ def gradient_matching(
         if len(rows):
             pulls = [Pull(m, weight_gradient(m, aim[None], aims.wish[t : t + 1])) for m in models]
             found = [
-                align(lambda i, x, p=pulls: p, x, y, budget.eps, step=step, steps=steps, rng=rng, tick=tick)
+                align(_always(pulls), x, y, budget.eps, step=step, steps=steps, rng=rng, tick=tick)
                 for _ in range(restarts)
             ]
             x = min(found, key=lambda start: start[1])[0]
         made.append(Poison(rows, x, y))
     return made
+
+
+def _always(pulls: Sequence[Pull]) -> Callable[[int, Tensor], Sequence[Pull]]:
+    """Pull the same way at every step."""
+    return lambda i, x: pulls
 
 
 def _candidates(
