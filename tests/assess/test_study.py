@@ -4,12 +4,10 @@ import json
 
 import numpy as np
 import pytest
-import torch
 
 from casemate.assess.study import (
     CONDITIONS,
     Answer,
-    Stimulus,
     effect,
     needed,
     permutation_p,
@@ -74,12 +72,6 @@ def test_late_answers_count_as_late_and_not_as_wrong():
     given = late.model_copy(update={"choice": "cat"})
     found = score([late, given])
     assert (found.late, found.shares["right, adv"].value, found.shares["right, adv"].n) == (1, 1.0, 1)
-
-
-def test_the_flip_carries_the_mirrored_change():
-    x, change = torch.full((1, 4, 4), 0.5), torch.zeros(1, 4, 4)
-    change[0, 0] = 0.1
-    assert Stimulus(x, x + change, "a", "b").flip[0, 3].tolist() == pytest.approx([0.6] * 4)
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"study": "other", "answers": []}', '{"study": 1}'])

@@ -7,7 +7,8 @@ import shutil
 import pytest
 import torch
 
-from casemate.assess.study import Stimulus, read_sessions, score
+from casemate.assess.stimuli import Stimulus
+from casemate.assess.study import read_sessions, score
 from casemate.report.human_study import write_page
 
 CHROMIUM = next(

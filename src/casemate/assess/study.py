@@ -1,4 +1,4 @@
-"""Whether adversarial pictures sway people: what a study shows, and what its answers say.
+"""Whether adversarial pictures sway people: what the answers of a study say.
 
 Conditions after Elsayed et al. 2018: `image` is the original, `adv` the adversarial picture, `flip` the
 original under the mirrored change (as much noise, no meaning), and `false` an adversarial picture of
@@ -13,94 +13,16 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from scipy import stats as _stats
-from torch import Tensor
 
-from casemate.assess.store import Store
-from casemate.builtin.data import fashion_mini
-from casemate.builtin.target import fashion_cnn
 from casemate.core.errors import UsageError
-from casemate.core.registry import find
-from casemate.core.target import GradientOracle, Prepared
-from casemate.core.threat import Become, Lp, NeverReached
-from casemate.ops.rng import generator, rows
 from casemate.ops.stats import Estimate, mean, share
 
 Condition = Literal["image", "adv", "flip", "false"]
 CONDITIONS: tuple[Condition, ...] = ("image", "adv", "flip", "false")
-BUILTIN_EPS = 32 / 255
 EXACT = 16  # participants up to which every sign pattern is tried
 DRAWS = 20_000
-
-
-@dataclass(frozen=True)
-class Stimulus:
-    """One picture x (C, H, W) with its adversarial form, its class, and the class it is to look like."""
-
-    x: Tensor
-    x_adv: Tensor
-    label: str
-    target: str
-
-    @property
-    def flip(self) -> Tensor:
-        """The original under the change turned upside down."""
-        return (self.x + (self.x_adv - self.x).flip(-2)).clamp(0, 1)
-
-
-def stimuli(source: str, count: int, seed: int) -> list[Stimulus]:
-    """Read adversarial pictures of an assessment's folder, or make some of the built-in data.
-
-    Args:
-        source: folder of an assessment, or "builtin".
-        count: most pictures to show.
-        seed: chooses the pictures.
-
-    Returns:
-        The stimuli, no original twice.
-
-    Raises:
-        UsageError: there are no pictures, or too few classes for a choice that is wrong both ways.
-    """
-    found = _made(count, seed) if source == "builtin" else _kept(Path(source))
-    if not found:
-        raise UsageError(f"A study needs adversarial pictures. Got {source}, which keeps none.")
-    if len({s.label for s in found} | {s.target for s in found}) < 3:
-        raise UsageError("A study needs pictures of at least three classes.")
-    order = torch.randperm(len(found), generator=generator(seed, "stimuli")).tolist()
-    return [found[i] for i in order[:count]]
-
-
-def _made(count: int, seed: int) -> list[Stimulus]:
-    _, test = fashion_mini()
-    some = test[torch.randperm(len(test), generator=generator(seed, "builtin"))[:count]]
-    step = torch.randint(1, test.classes, (len(some),), generator=generator(seed, "targets"))
-    target = (some.y + step) % test.classes
-    human = find("evasion.human")
-    x_adv = human.run(
-        GradientOracle(Prepared(fashion_cnn()), len(some)), some.x, NeverReached(Become(target)),
-        Lp(norm="linf", eps=BUILTIN_EPS), rng=rows(seed, len(some)), **human.validate({}),
-    )  # fmt: skip
-    pairs = zip(some.x, x_adv, some.y.tolist(), target.tolist(), strict=True)
-    return [Stimulus(x, adv, test.names[y], test.names[t]) for x, adv, y, t in pairs]
-
-
-def _kept(folder: Path) -> list[Stimulus]:
-    store = Store(folder)
-    names = store.assessment().names
-    found: dict[bytes, Stimulus] = {}
-    for result in store.all():
-        tensors = store.tensors(result) if result.case.family == "evasion" else {}
-        if "gallery_pred" not in tensors or tensors["gallery_x"].dim() != 4:
-            continue
-        parts = (tensors[f"gallery_{part}"] for part in ("x", "adv", "y", "pred"))
-        for x, adv, y, t in zip(*parts, strict=True):
-            label, target = (names[int(c)] if names else f"class {int(c)}" for c in (y, t))
-            if x.shape[0] in (1, 3):
-                found.setdefault(x.numpy().tobytes(), Stimulus(x, adv, label, target))
-    return list(found.values())
 
 
 class Answer(BaseModel):

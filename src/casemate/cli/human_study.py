@@ -22,15 +22,25 @@ def make(
     exposure: Annotated[float, typer.Option(min=8, max=2000, help="Time on screen, in milliseconds.")] = 66.7,
     limit: Annotated[float, typer.Option(min=200, help="Time for an answer, in milliseconds.")] = 2200,
     seed: Annotated[int, typer.Option(help="Chooses pictures and wrong answers.")] = 0,
+    surrogates: Annotated[
+        str,
+        typer.Option(
+            metavar="KINDS",
+            help="Nets, trained for the purpose, that pictures of the built-in data must all fool "
+            "beside the built-in target: some of mlp, patches, resnet, strided, vgg.",
+        ),
+    ] = "mlp,patches,resnet,strided",
 ) -> int:
     """Write one page that shows each person every condition equally often; it needs no network."""
-    from casemate.assess.study import stimuli
+    from casemate.assess.stimuli import stimuli
     from casemate.report.human_study import write_page
 
-    found = stimuli(source, count, seed)
+    shown = stimuli(source, count, seed, [name.strip() for name in surrogates.split(",")])
+    found = shown.stimuli
     # whole rounds of the four conditions, so that they stay balanced
     kept = found[: len(found) // 4 * 4] or found
-    print(write_page(kept, out, exposure=exposure, limit=limit, seed=seed))
+    print(f"{shown.origin}; {len(kept)} are shown")
+    print(write_page(kept, out, exposure=exposure, limit=limit, seed=seed, origin=shown.origin))
     return 0
 
 

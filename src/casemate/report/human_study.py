@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from casemate.assess.study import Stimulus
+from casemate.assess.stimuli import Stimulus
 from casemate.core.errors import UsageError
 from casemate.ops.rng import seed_of
 from casemate.report.png import png
@@ -17,7 +17,9 @@ from casemate.report.png import png
 NAME = "human-study.html"
 
 
-def write_page(stimuli: Sequence[Stimulus], out: Path, *, exposure: float, limit: float, seed: int) -> Path:
+def write_page(
+    stimuli: Sequence[Stimulus], out: Path, *, exposure: float, limit: float, seed: int, origin: str = ""
+) -> Path:
     """Write the page into a folder.
 
     Args:
@@ -26,6 +28,7 @@ def write_page(stimuli: Sequence[Stimulus], out: Path, *, exposure: float, limit
         exposure: how long a picture is shown, in milliseconds; rounded to whole frames of the screen.
         limit: time for an answer, in milliseconds.
         seed: chooses the wrong answers offered in the condition `false`.
+        origin: how the pictures were chosen, for whoever runs the study; participants do not see it.
 
     Returns:
         Path of the page.
@@ -33,13 +36,15 @@ def write_page(stimuli: Sequence[Stimulus], out: Path, *, exposure: float, limit
     path = out / NAME
     try:
         out.mkdir(parents=True, exist_ok=True)
-        path.write_text(page(stimuli, exposure=exposure, limit=limit, seed=seed), encoding="utf-8")
+        path.write_text(
+            page(stimuli, exposure=exposure, limit=limit, seed=seed, origin=origin), encoding="utf-8"
+        )
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}.") from None
     return path
 
 
-def page(stimuli: Sequence[Stimulus], *, exposure: float, limit: float, seed: int) -> str:
+def page(stimuli: Sequence[Stimulus], *, exposure: float, limit: float, seed: int, origin: str = "") -> str:
     """Fill the page; style, script and pictures are inside."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -52,6 +57,7 @@ def page(stimuli: Sequence[Stimulus], *, exposure: float, limit: float, seed: in
     study = {
         "exposure": exposure,
         "limit": limit,
+        "origin": origin,
         "items": [_item(s, i, labels, seed) for i, s in enumerate(stimuli)],
     }
     # a closing tag inside a class's name must not end the block
@@ -62,6 +68,7 @@ def page(stimuli: Sequence[Stimulus], *, exposure: float, limit: float, seed: in
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         style=environment.loader.get_source(environment, "human_study.css")[0],
         count=len(stimuli),
+        origin=origin,
         exposure=exposure,
         limit=limit / 1000,
     )
