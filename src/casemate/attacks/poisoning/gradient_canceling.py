@@ -1,0 +1,142 @@
+"""Gradient canceling: choose bad weights first, then poisons under which training stays there."""
+
+from typing import Annotated
+
+import torch
+from annotated_types import Ge, Gt
+from torch import Generator, Tensor
+
+from casemate.core.data import Poison, PoisonBudget, Samples
+from casemate.core.errors import NotApplicable
+from casemate.core.learner import Learner, Weights, descend, product, slope, untrained
+from casemate.core.registry import Paper, poisoning
+from casemate.core.tick import Tick, ignore
+from casemate.core.workshop import Workshop
+
+LU = Paper(
+    "Exploring the limits of model-targeted indiscriminate data poisoning attacks",
+    "Lu, Kamath, Yu",
+    2023,
+    "https://arxiv.org/abs/2303.03592",
+)
+SUN = Paper(
+    "Can shape structure features improve model robustness? Exploring the vulnerable space of weights",
+    "Sun, Zhang, Ren, Luo, Li",
+    2020,
+    "https://arxiv.org/abs/2006.05620",
+)
+
+
+@poisoning(papers=(LU,), known_as=("Gradient Canceling", "gradient cancelling", "GC poisoning"))
+def gradient_canceling(
+    workshop: Workshop,
+    budget: PoisonBudget,
+    /,
+    *,
+    radii: tuple[Annotated[float, Gt(0)], ...] = (0.05, 0.1, 0.2, 0.3, 0.5),
+    corruption_steps: Annotated[int, Ge(1)] = 50,
+    steps: Annotated[int, Ge(1)] = 300,
+    lr: Annotated[float, Gt(0)] = 0.05,
+    inner_steps: Annotated[int, Ge(1)] = 300,
+    rate: Annotated[float, Gt(0)] = 0.3,
+    rng: Generator,
+    tick: Tick = ignore,
+) -> Poison:
+    """Corrupt the weights of a trained model, then find poisons whose gradient there undoes that of clean rows.
+
+    The weights w* climb the validation loss within a radius around those that a learner reached (gradient
+    parameter corruption). Poisons then minimise |(1 - r) grad L(clean; w*) + r grad L(poison; w*)|^2 / 2 for
+    a share r of poison: where it is zero, w* is a stationary point of training. How far w* can be, so few
+    poisons being few, is not known beforehand: of several radii, that one is kept whose poison does most
+    to a learner trained anew. Poisons stay in the box, which the paper's need not. They replace random rows.
+
+    Args:
+        workshop: what the adversary knows; its recipe gives the net that is trained in the head.
+        budget: share of the rows that the adversary supplies.
+        radii: distances of w* that are tried, as shares of the l2 size of the weights.
+        corruption_steps: steps that climb to w*.
+        steps: steps of Adam on the poisons.
+        lr: its learning rate, in units of x.
+        inner_steps: steps of full-batch descent that stand for training.
+        rate: length of these steps, times the gradient.
+        rng: source of the rows, starts, labels and first weights.
+        tick: called after each radius with what is left of the gradient and the validation loss.
+
+    Returns:
+        The poison points in place of random rows.
+
+    Raises:
+        NotApplicable: fewer than two classes.
+    """
+    clean, valid = workshop.clean, workshop.held_out
+    rows = torch.randperm(len(clean), generator=rng)[: budget.rows(len(clean))].to(clean.y.device)
+    if not len(rows):
+        return Poison(rows, clean.x[rows], clean.y[rows])
+    keep = torch.ones_like(clean.y, dtype=torch.bool)
+    keep[rows] = False
+    if clean.classes < 2:
+        raise NotApplicable("poisoning.gradient_canceling needs two or more classes")
+    if not bool(keep.any()):
+        keep[:] = True  # nothing is left to be cancelled, and the rows replaced stand in for it
+    rest = Samples(clean.x[keep].double(), clean.y[keep], clean.classes)
+    learner = untrained(workshop.recipe, rest.x, rng)
+    trained = descend(learner, learner.start(), rest.x, rest.y, rate, inner_steps)
+    start = clean.x[rows].double()
+    shift = torch.randint(1, clean.classes, rows.shape, generator=rng).to(rows.device)
+    labels = (clean.y[rows] + shift) % clean.classes
+    best, most = start, -float("inf")
+    for done, radius in enumerate(radii):
+        bad = _corrupted(learner, trained, valid, radius, corruption_steps)
+        x, left = _cancelling(learner, bad, rest, start, labels, steps, lr)
+        both = torch.cat([rest.x, x]), torch.cat([rest.y, labels])
+        loss = _loss(learner, descend(learner, learner.start(), *both, rate, inner_steps), valid)
+        if loss > most:
+            best, most = x, loss
+        tick(done + 1, len(radii), {"gradient": left, "loss": loss})
+    return Poison(rows, best.to(clean.x.dtype), labels)
+
+
+def _loss(learner: Learner, weights: Weights, valid: Samples) -> float:
+    with torch.no_grad():
+        return float(learner.loss(weights, valid.x.double(), valid.y))
+
+
+def _corrupted(learner: Learner, trained: Weights, valid: Samples, radius: float, steps: int) -> Weights:
+    """Climb the validation loss in the ball of `radius` times the size of the trained weights."""
+    x = valid.x.double()
+    reach = radius * float(product(trained, trained)) ** 0.5
+    weights = trained
+    for _ in range(steps):
+        up = slope(learner, weights, x, valid.y)
+        size = float(product(up, up)) ** 0.5
+        if size == 0:
+            break
+        moved = tuple(torch._foreach_add(weights, up, alpha=2.5 * reach / steps / size))
+        away = tuple(torch._foreach_sub(moved, trained))
+        far = float(product(away, away)) ** 0.5
+        weights = tuple(torch._foreach_add(trained, away, alpha=min(1.0, reach / far))) if far else moved
+    return weights
+
+
+def _cancelling(
+    learner: Learner, bad: Weights, rest: Samples, start: Tensor, labels: Tensor, steps: int, lr: float
+) -> tuple[Tensor, float]:
+    """Move inputs (M, *S) in the box until the gradient at the bad weights is as small as it gets."""
+    n, m = len(rest), len(start)
+    clean = [n / (n + m) * g for g in slope(learner, bad, rest.x, rest.y)]
+    at = [w.detach().requires_grad_() for w in bad]
+    x = start.clone().requires_grad_()
+    optimizer = torch.optim.Adam([x], lr=lr)
+    best, least = start, float("inf")
+    for _ in range(steps + 1):
+        with torch.enable_grad():
+            own = torch.autograd.grad(learner.loss(at, x, labels), at, create_graph=True)
+            left = [c + m / (n + m) * g for c, g in zip(clean, own, strict=True)]
+            value = product(left, left) / 2
+            (x.grad,) = torch.autograd.grad(value, x)
+        if float(value.detach()) < least:
+            best, least = x.detach().clone(), float(value.detach())
+        optimizer.step()
+        with torch.no_grad():
+            x.clamp_(0, 1)
+    return best, (2 * least) ** 0.5

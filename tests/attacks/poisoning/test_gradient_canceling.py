@@ -1,0 +1,62 @@
+"""Gradient canceling: at the weights chosen, what clean rows pull the poison pulls back."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from casemate.attacks.poisoning.gradient_canceling import _cancelling, _corrupted, gradient_canceling
+from casemate.core.data import PoisonBudget, Samples
+from casemate.core.errors import NotApplicable
+from casemate.core.learner import descend, product, slope, untrained
+from casemate.core.recipe import Recipe
+from casemate.core.workshop import Workshop
+from casemate.ops.rng import generator
+from casemate.scenes.poisoning import linear
+
+
+def blobs(n: int = 60, seed: int = 0) -> Samples:
+    """Two overlapping clouds of four values each."""
+    y = torch.arange(n) % 2
+    x = 0.2 * torch.randn(n, 4, generator=generator(seed)) + 0.4 + 0.2 * y[:, None]
+    return Samples(x.clamp(0, 1), y, 2)
+
+
+RECIPE = Recipe(partial(linear, 4, 2), "softmax 4")
+SHOP = Workshop(blobs(), RECIPE, lambda n: [], blobs(seed=1))
+
+
+def test_bad_weights_are_in_their_ball_and_worse():
+    x, y = SHOP.clean.x.double(), SHOP.clean.y
+    of = untrained(RECIPE, x, generator(0))
+    good = descend(of, of.start(), x, y, 0.5, 50)
+    bad = _corrupted(of, good, SHOP.held_out, 0.3, 20)
+    away = [a - b for a, b in zip(bad, good, strict=True)]
+    assert float(product(away, away)) ** 0.5 <= 0.3 * float(product(good, good)) ** 0.5 * (1 + 1e-9)
+    valid = SHOP.held_out.x.double(), SHOP.held_out.y
+    assert float(of.loss(bad, *valid)) > float(of.loss(good, *valid)) + 0.01
+
+
+def test_where_the_poison_cancels_the_gradient_training_stays():
+    """Twenty poisons against forty rows are enough here: a step of descent from w* then leads nowhere, and
+    the size of the gradient that the attack reports is the one of the joint training set."""
+    rest = Samples(SHOP.clean.x[:40].double(), SHOP.clean.y[:40], 2)
+    of = untrained(RECIPE, rest.x, generator(0))
+    bad = _corrupted(of, descend(of, of.start(), rest.x, rest.y, 0.5, 50), SHOP.held_out, 0.1, 20)
+    start, labels = SHOP.clean.x[40:].double(), 1 - SHOP.clean.y[40:]
+    x, left = _cancelling(of, bad, rest, start, labels, 500, 0.02)
+    both = torch.cat([rest.x, x]), torch.cat([rest.y, labels])
+    found = slope(of, bad, *both)
+    torch.testing.assert_close(left, float(product(found, found)) ** 0.5)
+    before = slope(of, bad, rest.x, rest.y)
+    assert left < 0.02 * float(product(before, before)) ** 0.5
+    assert x.min() >= 0
+    assert x.max() <= 1
+
+
+def test_labels_are_wrong_for_the_rows_replaced_and_one_class_is_refused():
+    made = gradient_canceling(SHOP, PoisonBudget(0.2), rng=generator(0), steps=5, inner_steps=20)
+    assert (made.y != SHOP.clean.y[made.rows]).all()
+    alone = Workshop(Samples(torch.rand(9, 4), torch.zeros(9, dtype=torch.int64), 1), RECIPE, lambda n: [])
+    with pytest.raises(NotApplicable, match="two or more classes"):
+        gradient_canceling(alone, PoisonBudget(0.2), rng=generator(0))
