@@ -20,14 +20,14 @@ LU = Paper(
     "https://arxiv.org/abs/2303.03592",
 )
 SUN = Paper(
-    "Can shape structure features improve model robustness? Exploring the vulnerable space of weights",
+    "Exploring the vulnerability of deep neural networks: a study of parameter corruption",
     "Sun, Zhang, Ren, Luo, Li",
-    2020,
+    2021,
     "https://arxiv.org/abs/2006.05620",
 )
 
 
-@poisoning(papers=(LU,), known_as=("Gradient Canceling", "gradient cancelling", "GC poisoning"))
+@poisoning(papers=(LU, SUN), known_as=("Gradient Canceling", "gradient cancelling", "GC poisoning"))
 def gradient_canceling(
     workshop: Workshop,
     budget: PoisonBudget,
