@@ -16,6 +16,7 @@ from casemate.ops.norms import (
     random_in_ball,
     reach,
     rounding,
+    shrink,
     size,
     steepest,
 )
@@ -394,3 +395,68 @@ def test_the_dual_size_of_a_pixel_adds_its_channels():
     grad[0, :, 1, 0] = torch.tensor([1.0, -2.0, 3.0])
     grad[0, 0, 0, 0] = 5
     assert dual_size(grad, "l0").item() == 6
+
+
+@NORMS
+@pytest.mark.parametrize("spread", [0.02, 0.4, 5.0])
+def test_shrinking_gives_the_nearest_point_of_the_ball(norm, spread):
+    """By the definition of each ball, with nothing sorted and no threshold searched.
+
+    linf: every value to the nearest in [-eps, eps]. l2: along the ray, at most eps long. l0: the best of all
+    sets of eps values. l1: the best of the nearest points on the planes of all faces that lie on their face.
+    """
+    delta = spread * normal(12, 5, seed=8)
+    for d, got in zip(delta.numpy(), shrink(delta, norm, EPS[norm]).numpy(), strict=True):
+        np.testing.assert_allclose(got, nearest(d, norm, EPS[norm]), atol=2e-6)
+
+
+def nearest(d: np.ndarray, norm: str, eps: float) -> np.ndarray:
+    """Nearest point to d (D,) in the ball of radius eps, by brute force."""
+    if norm == "linf":
+        return np.array([min(max(v, -eps), eps) for v in d])
+    if norm == "l2":
+        return d * min(1.0, eps / np.sqrt((d**2).sum()))
+    if norm == "l0":
+        kept = [
+            np.isin(np.arange(len(d)), chosen) * d
+            for chosen in itertools.combinations(range(len(d)), int(eps))
+        ]
+        return min(kept, key=lambda p: ((p - d) ** 2).sum())
+    if np.abs(d).sum() <= eps:
+        return d
+    faces = []
+    for kept in itertools.product((False, True), repeat=len(d)):
+        on = np.array(kept)
+        if on.any():
+            sizes = np.where(on, np.abs(d) - (np.abs(d[on]).sum() - eps) / on.sum(), 0)
+            faces += [np.sign(d) * sizes] if (sizes >= 0).all() else []
+    return min(faces, key=lambda p: ((p - d) ** 2).sum())
+
+
+@BALLS
+def test_no_point_of_the_ball_is_nearer_than_what_shrinking_gives(norm):
+    """Where p is nearest to z, <z - p, q - p> <= 0 for every q of the convex ball: for its extreme points."""
+    z = normal(30, 7, seed=9)
+    p = shrink(z, norm, EPS[norm])
+    for seed in range(40):
+        q = EPS[norm] * steepest(normal(30, 7, seed=20 + seed), norm)
+        assert (((z - p) * (q - p)).sum(1) <= 1e-9).all()
+
+
+@NORMS
+def test_shrinking_leaves_what_is_inside_as_it_is(norm):
+    inside = 0.99 * EPS[norm] * steepest(normal(20, 7), norm)
+    assert torch.equal(shrink(inside, norm, EPS[norm]), inside)
+    assert torch.equal(shrink(torch.zeros(3, 7), norm, EPS[norm]), torch.zeros(3, 7))
+
+
+@NORMS
+def test_shrinking_to_nothing_gives_nothing(norm):
+    assert not shrink(normal(4, 7), norm, 0.0).any()
+
+
+def test_shrinking_in_l0_counts_pixels_of_pictures():
+    """Two of four pixels: 0.5 + 0.5 and 0.9 + 0 are the largest sums over channels, though 0.9 is the largest value."""
+    delta = torch.tensor([[[[0.5, 0.9], [0.3, 0.0]], [[-0.5, 0.0], [0.3, 0.8]]]])
+    expected = torch.tensor([[[[0.5, 0.9], [0.0, 0.0]], [[-0.5, 0.0], [0.0, 0.0]]]])
+    assert torch.equal(shrink(delta, "l0", 2), expected)

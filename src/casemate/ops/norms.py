@@ -241,6 +241,8 @@ def shrink(delta: Tensor, norm: Norm, eps: float) -> Tensor:
         case "l1":
             flat = delta.flatten(1)
             kept = (flat.abs() - _threshold(flat.abs(), flat.abs(), eps)).clamp(min=0)
+            # what rounding put over the radius goes, so that a radius of zero leaves nothing
+            kept = kept * (eps / nonzero(kept.sum(1, keepdim=True))).clamp(max=1)
             return (kept * flat.sign()).view_as(delta)
         case "l0":
             return delta * _largest(delta.abs(), eps)
