@@ -59,7 +59,7 @@ def unrestricted(
         x: inputs (N, *S), each value in [0, 1], of which only the classes count.
         goal: that each row be misclassified; it gives the classes.
         budget: generator and noise, a `Conditional` budget.
-        steps: number of gradient steps.
+        steps: number of gradient steps; one query each.
         step_size: learning rate for the code; also the length of a step of the noise's logits in linf.
         slack: half width of the box around a code's start in which L1 is zero, in standard deviations.
         near: weight of L1.
@@ -84,7 +84,8 @@ def unrestricted(
     result = torch.cat([result[:, :size], torch.zeros_like(result[:, size:])], 1)
     codes, first = result.clone(), result[:, :size].clone()
     left = torch.arange(len(x), device=x.device)
-    for step in range(steps):
+    most = steps if budget.queries is None else min(steps, budget.queries)
+    for step in range(most):
         point = codes.detach().requires_grad_()
         with torch.enable_grad():
             made = space.decode(point)
@@ -102,7 +103,7 @@ def unrestricted(
         oracle, space, goal, rng, codes, first, left = keep(
             stand, oracle, space, goal, rng, codes, first, left
         )
-        tick(step + 1, steps, {"done": 1 - len(left) / len(x)} if len(x) else {})
+        tick(step + 1, most, {"done": 1 - len(left) / len(x)} if len(x) else {})
         if not len(left):
             break
     return result
