@@ -33,9 +33,34 @@ def test_wrong_labels_go_and_a_tie_stays() -> None:
     y[:6] = 1 - y[:6]
     keep = deep_knn(spy(2), Samples(x, y, 2), k=11, rng=generator(0))
     assert keep.tolist() == [False] * 6 + [True] * 54
-    # two rows of other labels around: one vote each
-    pair = Samples(torch.tensor([[0.5, 0.5], [0.4, 0.5], [0.6, 0.5]]), torch.tensor([0, 0, 1]), 2)
-    assert deep_knn(spy(2), pair, k=2, rng=generator(0))[0]
+    # the first row's two neighbours are of either label: one vote each
+    x = torch.tensor([[0.5, 0.5], [0.4, 0.5], [0.6, 0.5], [0.0, 0.0], [1.0, 1.0]])
+    assert float(suspicion(spy(2), Samples(x, torch.tensor([0, 0, 1, 0, 1]), 2), k=2, rng=generator(0))[0]) == 1
+
+
+def test_no_clean_row_of_a_small_class_is_outvoted_for_want_of_its_like() -> None:
+    """Classes of 5, 25 and 60 rows, far apart: the nearest 4, 24 and 50 others of a row are all of its label."""
+    y = torch.cat([torch.full((n,), c) for c, n in enumerate((5, 25, 60))])
+    x = torch.rand(len(y), 2, generator=generator(2)) * 0.1 + 0.4 * y[:, None]
+    assert not suspicion(spy(), Samples(x, y, 3), rng=generator(0)).any()
+
+
+def test_a_wrong_label_is_found_by_as_many_voters_as_its_class_has_others() -> None:
+    """One row of five lies among the other class: all four voters are of that one; it alone goes."""
+    y = torch.tensor([0] * 5 + [1] * 20)
+    x = torch.rand(25, 2, generator=generator(3)) * 0.1 + 0.8 * y[:, None]
+    x[4] = torch.tensor([0.85, 0.85])
+    found = suspicion(spy(2), Samples(x, y, 2), rng=generator(0))
+    assert (found > 1).nonzero().flatten().tolist() == [4]
+    assert float(found[4]) == 4 / 0.5
+
+
+def test_a_class_too_small_to_be_judged_is_kept() -> None:
+    """Three rows of class 1 lie among those of class 0: two voters cannot tell a poison from its victims."""
+    y = torch.tensor([0] * 30 + [1] * 3)
+    data = Samples(torch.rand(33, 2, generator=generator(4)), y, 2)
+    assert suspicion(spy(2), data, rng=generator(0))[30:].tolist() == [0, 0, 0]
+    assert deep_knn(spy(2), data, rng=generator(0))[30:].all()
 
 
 def test_a_single_row_stays() -> None:

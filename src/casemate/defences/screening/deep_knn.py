@@ -20,6 +20,7 @@ PERI = Paper(
     "https://arxiv.org/abs/1909.13374",
 )
 ROWS = 500  # whose distances are held at a time
+LEAST = 3  # neighbours without which a single poison next door is not outvoted
 
 
 @screening(papers=(PERI,), known_as=("deep k-NN", "kNN label sanitisation", "deep k-nearest neighbours"))
@@ -38,11 +39,15 @@ def deep_knn(
     among rows of another label. Where poisons are so many that they are each other's neighbours, as
     those of a backdoor are, they outvote the others.
 
+    A row has no more neighbours of its own label than its class has other rows, so that more voters
+    than those would outvote a clean row: there are at most as many. A class of fewer than four rows
+    cannot be judged (of fewer than k + 1, if k is below three), and its rows are kept.
+
     Args:
         model: classifier whose last layer but one gives the features.
         data: training set that may be poisoned.
-        k: neighbours that vote; more than twice as many as poisons of one place, and no more than the
-            rows of the smallest class.
+        k: neighbours that vote; more than twice as many as poisons of one place. Rows of a class that
+            has k others or fewer are judged by as many as it has.
         rng: not used; nothing is random.
         tick: called after every 500 rows with the number dropped so far.
 
@@ -60,16 +65,20 @@ def suspicion(
 ) -> Tensor:
     """Divide the neighbours of the most frequent other label by those of the own, (N,); above 1 is suspicious."""
     features = penultimate(model, data.x)
-    count = min(k, len(data) - 1)
     votes = torch.zeros(len(data), data.classes, device=data.x.device)
-    if count < 1:
+    counts = (data.y.bincount(minlength=data.classes) - 1).clamp(0, k)[data.y]
+    counts[counts < min(k, LEAST)] = 0
+    most = int(counts.max()) if len(counts) else 0
+    if most < 1:
         return votes.sum(1)
     labels = F.one_hot(data.y, data.classes).to(votes)
     for rows in torch.arange(len(data), device=data.x.device).split(ROWS):
         distances = torch.cdist(features[rows], features)
         # a row is no neighbour of itself, and its twin is one
         distances[torch.arange(len(rows), device=rows.device), rows] = torch.inf
-        votes[rows] = labels[distances.topk(count, largest=False).indices].sum(1)
+        near = labels[distances.topk(most, largest=False, sorted=True).indices]
+        asked = torch.arange(most, device=rows.device) < counts[rows, None]
+        votes[rows] = (near * asked[..., None]).sum(1)
         tick(int(rows[-1]) + 1, len(data), {"dropped": float((_ratio(votes, data.y) > 1).sum())})
     return _ratio(votes, data.y)
 
