@@ -138,12 +138,20 @@ def test_G5_the_targeted_ratio_rises_with_the_target():
         assert (targeted_dlr(higher, y, t) > targeted_dlr(z, y, t)).all()
 
 
-def test_steering_odds_are_the_error_odds_until_logits_are_far_apart():
+@pytest.mark.parametrize("classes", [3, 100])
+@pytest.mark.parametrize("scale", [1, 10, 1000])
+def test_the_value_of_steering_odds_is_that_of_error_odds(classes, scale):
+    z = scale * torch.randn(50, classes, generator=torch.Generator().manual_seed(0)).double()
+    y = torch.arange(50) % classes
+    torch.testing.assert_close(steering_odds(z, y), error_odds(z, y))
+
+
+def test_the_slope_of_steering_odds_is_that_of_error_odds_until_logits_are_far_apart():
     z = torch.randn(50, 7, generator=torch.Generator().manual_seed(0)).double()
     y = torch.arange(50) % 7
     near = margin(z, y).abs() <= WIDE
     assert near.any()
-    torch.testing.assert_close(steering_odds(z, y)[near], error_odds(z, y)[near])
+    torch.testing.assert_close(slope(steering_odds, z, y)[near], slope(error_odds, z, y)[near])
 
 
 def test_G2_steering_odds_point_the_same_way_whatever_the_scale_of_large_logits():

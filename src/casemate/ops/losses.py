@@ -31,15 +31,18 @@ def error_odds(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def steering_odds(logits: Tensor, y: Tensor) -> Tensor:
-    """Log-odds of error for attacks, (N,): what `error_odds` says, but blind to the scale of large logits.
+    """Log-odds of error whose gradient is blind to the scale of large logits, (N,).
 
-    Between logits more than `WIDE` apart the soft maximum of the others is their largest, so a net
-    whose logits are multiplied by 100 would be attacked by its margin alone. There the maximum is
-    taken as soft as it would be with the gap brought to `WIDE`; smaller gaps are left as they are.
+    The value is that of `error_odds`. Between logits more than `WIDE` apart the soft maximum of the
+    others is their largest, so a net whose logits are multiplied by 100 would be attacked by its
+    margin alone. There the gradient is taken of a maximum as soft as it would be with the gap brought
+    to `WIDE`; smaller gaps keep their gradient.
     """
     rivals, own = others(logits, y), picked(logits, y)
     heat = ((rivals.amax(1) - own).detach().abs() / WIDE).clamp(min=1)
-    return heat * torch.logsumexp(rivals / heat[:, None], 1) - own
+    soft = heat * torch.logsumexp(rivals / heat[:, None], 1)
+    # values of different heats cannot be compared, and attacks compare values
+    return soft + (torch.logsumexp(rivals, 1) - soft).detach() - own
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
