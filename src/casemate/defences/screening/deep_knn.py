@@ -39,15 +39,17 @@ def deep_knn(
     among rows of another label. Where poisons are so many that they are each other's neighbours, as
     those of a backdoor are, they outvote the others.
 
-    A row has no more neighbours of its own label than its class has other rows, so that more voters
-    than those would outvote a clean row: there are at most as many. A class of fewer than four rows
-    cannot be judged (of fewer than k + 1, if k is below three), and its rows are kept.
+    A row has no more neighbours of its own label than its class has other rows, so that with many more
+    voters than those a clean row would be outvoted. At most half as many vote, since the rows of a
+    class may look like one of two things (of clean digits, 50 of a class, that raises 15% instead of
+    20% with all of them). A class in which three would then be too many cannot be judged, and its rows
+    are kept: they are fewer than seven (or than 2 k + 1, if k is below three).
 
     Args:
         model: classifier whose last layer but one gives the features.
         data: training set that may be poisoned.
-        k: neighbours that vote; more than twice as many as poisons of one place. Rows of a class that
-            has k others or fewer are judged by as many as it has.
+        k: neighbours that vote; more than twice as many as poisons of one place. Rows of a class of
+            fewer than 2 k + 1 are judged by half as many as it has besides them.
         rng: not used; nothing is random.
         tick: called after every 500 rows with the number dropped so far.
 
@@ -66,7 +68,8 @@ def suspicion(
     """Divide the neighbours of the most frequent other label by those of the own, (N,); above 1 is suspicious."""
     features = penultimate(model, data.x)
     votes = torch.zeros(len(data), data.classes, device=data.x.device)
-    counts = (data.y.bincount(minlength=data.classes) - 1).clamp(0, k)[data.y]
+    others = data.y.bincount(minlength=data.classes) - 1
+    counts = (others // 2).clamp(0, k)[data.y]
     counts[counts < min(k, LEAST)] = 0
     most = int(counts.max()) if len(counts) else 0
     if most < 1:
