@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from casemate.assess.screen import GROUPS, ranked, screen
-from casemate.builtin.data import fashion_mini
+from casemate.assess.screen import GROUPS, ranked, screen, unfit
+from casemate.builtin.data import digits, fashion_mini
 from casemate.cli.main import run
 from casemate.core.data import PoisonBudget
 from casemate.core.errors import UsageError
@@ -64,8 +64,53 @@ def test_few_rows_of_clean_data_are_raised_and_the_table_says_how_many_to_expect
     assert run(["screen", f"npz:{tmp_path / 'own.npz'}", "--out", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
     assert "rows look poisoned" in said
-    assert "clean clothing images" in said
+    assert "not calibrated on your data" in " ".join(said.split())
     assert json.loads((tmp_path / "out" / "screen.json").read_text())["share_suspicious"] <= 0.1
+
+
+def few(source, classes: tuple[int, ...], n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Clean rows of some classes, numbered from 0."""
+    train, _ = source()
+    rows = torch.cat([(train.y == c).nonzero().flatten() for c in classes])
+    rows = rows[torch.randperm(len(rows), generator=generator(7))[:n]]
+    return train.x[rows].numpy(), np.searchsorted(classes, train.y[rows].numpy())
+
+
+@pytest.mark.parametrize(
+    ("source", "classes"),
+    [(fashion_mini, (0, 9)), (fashion_mini, (5, 8)), (digits, (0, 1)), (digits, (4, 9))],
+)
+def test_clean_rows_of_two_classes_are_not_called_poisoned(source, classes) -> None:
+    """With STRIP and clustering, a third to a half of these rows were."""
+    found = screen(few(source, classes, 300))
+    assert found.share <= 0.02
+    assert set(found.left_out) == set(GROUPS)
+    assert not found.seeks_backdoors
+
+
+def test_what_few_classes_leave_out_is_said_everywhere(tmp_path: Path, capsys) -> None:
+    x, y = few(digits, (0, 1), 60)
+    np.savez(tmp_path / "two.npz", x=x, y=y)
+    command = ["screen", f"npz:{tmp_path / 'two.npz'}", "--epochs", "1", "--out", str(tmp_path / "out")]
+    assert run(command) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    page = (tmp_path / "out" / "screen.html").read_text()
+    numbers = json.loads((tmp_path / "out" / "screen.json").read_text())
+    for name, why in unfit(2).items():
+        assert f"Not run: {name}: {why}" in said
+        assert why in page
+        assert numbers["left_out"][name] == why
+    assert "backdoors were not looked for" in said
+    assert "backdoors were not looked for" in page
+    assert numbers["seeks_backdoors"] is False
+    for text in (said, page, numbers["on_clean_data"]):
+        assert "not calibrated on your data" in text
+
+
+def test_each_screening_has_a_number_of_classes_of_its_own() -> None:
+    strip, clusters = GROUPS
+    assert [set(unfit(n)) for n in (5, 6, 7, 8)] == [{strip, clusters}, {strip}, {strip}, set()]
+    assert "it needs 8 classes, and there are 7" in unfit(7)[strip]
 
 
 def test_losses_and_neighbours_count_only_together() -> None:

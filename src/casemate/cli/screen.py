@@ -65,7 +65,7 @@ def _print(found: "Screened") -> None:
     from rich.table import Table
 
     from casemate.cli.console import console
-    from casemate.report.screening import CLEAN, by_class, label
+    from casemate.report.screening import BLIND, CLEAN, by_class, label
 
     screen = console()
     screen.print(
@@ -84,3 +84,5 @@ def _print(found: "Screened") -> None:
         screen.print(table)
     for name, why in found.left_out.items():
         screen.print(f"Not run: {name}: {why}", markup=False)
+    if not found.seeks_backdoors:
+        screen.print(f"Mind that {BLIND}.", markup=False)

@@ -13,7 +13,8 @@ from casemate.report.png import png
 
 MOST = 200  # pictures on the page
 # share of the rows of clean data that is suspicious, as measured with the default settings
-CLEAN = "of the clean clothing images that come with casemate, about 5% are suspicious"
+CLEAN = "about 5% of clean rows are, on ten classes of clothing; this is not calibrated on your data"
+BLIND = "backdoors were not looked for, since no screening that does fits these data"
 
 
 def written(found: Screened, out: Path) -> list[Path]:
@@ -35,6 +36,7 @@ def as_json(found: Screened) -> dict[str, object]:
         "rows": len(found.data),
         "share_suspicious": found.share,
         "on_clean_data": CLEAN,
+        "seeks_backdoors": found.seeks_backdoors,
         "screenings": {name: int((scores > 1).sum()) for name, scores in found.scores.items()},
         "left_out": found.left_out,
         "suspicious": [
@@ -62,6 +64,7 @@ def html(found: Screened) -> str:
     return environment.get_template("screen.html.j2").render(
         found=found,
         clean=CLEAN,
+        blind=BLIND,
         counts=[(name, int((scores > 1).sum())) for name, scores in found.scores.items()],
         classes=by_class(found),
         cards=[
