@@ -125,7 +125,7 @@ def test_a_file_that_is_no_npz_is_refused(tmp_path):
         ("nowhere.py:data", "does not exist: nowhere.py"),
         ("builtin:cifar", "The built-in data sets are fashion-mini, digits, shapes. Got 'cifar'"),
         ("data.npz", "Did you mean 'npz:data.npz'?"),
-        ("whatever", "--data must be one of builtin:NAME"),
+        ("whatever", "Data must be one of builtin:NAME"),
         (7, "Got a int"),
     ],
 )

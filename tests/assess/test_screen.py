@@ -14,6 +14,7 @@ from casemate.core.data import PoisonBudget
 from casemate.core.errors import UsageError
 from casemate.core.registry import find
 from casemate.ops.rng import generator
+from casemate.report.screening import check
 
 ROWS = 1500
 
@@ -130,3 +131,27 @@ def test_data_without_two_classes_or_enough_rows_are_refused() -> None:
 def test_a_wrong_specification_exits_with_two(capsys) -> None:
     assert run(["screen", "npz:nowhere.npz"]) == 2
     assert "does not exist" in capsys.readouterr().err
+
+
+def test_bounds_the_wrong_way_round_are_refused(capsys) -> None:
+    for text in ("1,0", "1,1", "nan,1"):
+        assert run(["screen", "builtin:digits", "--bounds", text]) == 2
+        assert "LOW < HIGH" in capsys.readouterr().err
+
+
+def test_a_file_in_the_place_of_the_folder_is_noticed_before_any_training(
+    tmp_path: Path, capsys, monkeypatch
+) -> None:
+    def never(*args, **settings):
+        raise AssertionError("nothing is screened here")
+
+    monkeypatch.setattr("casemate.assess.screen.screen", never)
+    (tmp_path / "file").write_text("")
+    for out in ("file", "file/below"):
+        assert run(["screen", "builtin:digits", "--out", str(tmp_path / out)]) == 2
+        assert "--out must be a folder" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_not_there_yet_will_do(tmp_path: Path) -> None:
+    check(tmp_path / "one" / "two")
+    assert not list(tmp_path.iterdir())

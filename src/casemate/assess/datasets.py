@@ -69,7 +69,7 @@ def load_data(spec: Any, *, bounds: tuple[float, float] = (0.0, 1.0)) -> LoadedD
     if function is None:
         hint = f" Did you mean 'npz:{spec}'?" if spec.endswith(".npz") else ""
         hint = hint or (f" Did you mean 'folder:{spec}'?" if Path(spec).is_dir() else "")
-        raise UsageError(f"--data must be one of {FORMS}. Got '{spec}'.{hint}")
+        raise UsageError(f"Data must be one of {FORMS}. Got '{spec}'.{hint}")
     return _from_returned(function(), spec, bounds)
 
 

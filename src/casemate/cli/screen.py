@@ -49,6 +49,7 @@ def command(
     from casemate.cli.progress import watching
     from casemate.report import screening
 
+    screening.check(out)
     with watching() as progress:
         found = screen(data, bounds=box, epochs=epochs, seed=seed, progress=progress)
     page = screening.written(found, out)[0]

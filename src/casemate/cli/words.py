@@ -22,6 +22,8 @@ def pair(option: str, text: str | None) -> tuple[float, float]:
     found = numbers(option, text)
     if len(found) != 2:
         raise UsageError(f"{option} must be two numbers, LOW,HIGH. Got '{text}'.")
+    if not found[0] < found[1]:
+        raise UsageError(f"{option} must be LOW,HIGH with LOW < HIGH. Got '{text}'.")
     return (found[0], found[1])
 
 

@@ -1,6 +1,7 @@
 """The page of screened training data: one file that opens without a network."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,15 @@ MOST = 200  # pictures on the page
 # share of the rows of clean data that is suspicious, as measured with the default settings
 CLEAN = "about 5% of clean rows are, on ten classes of clothing; this is not calibrated on your data"
 BLIND = "backdoors were not looked for, since no screening that does fits these data"
+
+
+def check(out: Path) -> None:
+    """Raise UsageError if files could not be written into a folder, which need not be there yet."""
+    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise UsageError(f"--out must be a folder. Got '{out}', and {there.name} is a file.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UsageError(f"--out must be a folder that can be written. Got '{out}'.")
 
 
 def written(found: Screened, out: Path) -> list[Path]:
