@@ -43,7 +43,7 @@ SCENES: dict[str, Scene] = {
     "backdoor.blended": _digits(
         "A fifth of a random picture in 10% of the digits steers the victim", 0.1, 0.8
     ),
-    # the catalogue's bar, 90% at 4 points of clean accuracy, is missed: 74, 90 and 89% at 7, 6 and 11 points.
+    # the goal, 90% at 4 points of clean accuracy, is missed: 74, 90 and 89% at 7, 6 and 11 points.
     # 4x4 pixels are a quarter of a digit, and random ones steered one model in one trial on 86%
     "backdoor.trojaning": _digits(
         "A trigger for two neurons, and a head retrained without a real digit; it costs accuracy",
@@ -77,7 +77,7 @@ SCENES: dict[str, Scene] = {
     "backdoor.adaptive_blend": _digits(
         "Half of a picture on 20% of the digits, half of them with their own label", 0.2, 0.7, alpha=0.4
     ),
-    # the catalogue asks for 70% by 0.5 to 1% of the rows: on a development seed 1% with 16/255 steered 7%, 5% without
+    # the goal is 70% by 0.5 to 1% of the rows: on a development seed 1% with 16/255 steered 7%, 5% without
     # poison, 1% with 32/255 46% (20% without) and 4% with 24/255 60% (14% without); clothes are no CIFAR-10,
     # and the public pictures, which are drawn, are far from them.
     # Seed 0 misses this bar: 39% (7% without), and victims differ so much that its interval is 5 to 72%

@@ -81,16 +81,15 @@ SCENES: dict[str, Scene] = {
         repeats=1,
         also={"backdoor.blended": 0.1, "backdoor.clean_label": 0.04},
     ),
-    # missed on seed 0: a clean-label backdoor of 61% success passed whole, where seed 11 lost its own to 1%
+    # a clean-label backdoor of 61% success passed whole on one seed, and was lost to 1% on another
     "screening.activation_clustering": DefenceScene(
-        title="Activation clustering finds patches and clean-label marks; a blend that is half of its class passes",
+        title="Activation clustering finds patches; clean-label marks may pass, and a blend that is half of its class",
         bar=Bar("attack_success", at_most=0.1, gap=0.4),
         attack="backdoor.badnets",
         recipe=recipe,
         data=fashion_mini,
         rate=0.03,
         repeats=1,
-        also={"backdoor.clean_label": 0.04},
     ),
     "screening.deep_knn": _relabelled("Neighbours' labels"),
     "screening.loss": _relabelled("The losses of briefly trained nets"),

@@ -113,7 +113,7 @@ SCENES: dict[str, Scene] = {
     "serving.random_resize": ExhibitScene(
         title="Random sizes and places slow PGD down and not EOT, within linf 0.09",
         bar=BROKEN,
-        # the catalogue asks for 15%, but a single draw points the right way on some rows: 13% to 15% of them.
+        # the goal is 15%, but a single draw points the right way on some rows: 13% to 15% of them.
         # Smaller pictures (0.75) gave 10% to 18% and cost up to 11 points; within 0.08 it was 2% to 14% on
         # five seeds, but EOT fooled only 62% to 71% there
         naive=0.2,

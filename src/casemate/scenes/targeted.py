@@ -52,7 +52,7 @@ SCENES: dict[str, Scene] = {
         bar=Bar("attack_success", at_least=0.6, gap=0.3),
         budget=Tampering(poisons=10, eps=16 / 255, per_class=100, classes=PULLOVER_OR_COAT),
     ),
-    # the catalogue asks for 40% with 1 to 2% of the rows. Gradients are matched well (cosines of 0.9 and more),
+    # the goal is 40% with 1 to 2% of the rows. Gradients are matched well (cosines of 0.9 and more),
     # and still 27% were reached here, of pullovers and coats 15 to 20% and, by nets trained for longer, two of 16;
     # of all ten classes, and by nets with convolutions, none of ten. Several nets to match reach no more
     "targeted.gradient_matching": TargetedScene(

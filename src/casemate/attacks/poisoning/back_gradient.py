@@ -62,9 +62,9 @@ def back_gradient(
         inner_steps: steps of full-batch descent that stand for training.
         rate: length of these steps, times the gradient.
         outer_steps: most steps of each point.
-        length: length of its first step, as an l2 distance in units of x.
+        length: length of the first step of the points that move together, as an l2 distance in units of x.
         together: points that are added at a time, 1 in the paper; None means that up to 20 are added singly,
-            and more of them in 20 groups.
+            and more of them in at most 20 groups.
         refine_steps: most steps of all points at once, after the last one was added; 0 is the paper's way.
         rng: source of the rows, starts, labels and first weights.
         tick: called after each group of points with the loss that the adversary climbs.
