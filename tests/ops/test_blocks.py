@@ -60,15 +60,28 @@ def reference(picture: Tensor, draws: list[float], n: int, degrees: float) -> Te
 
 @pytest.mark.parametrize("blocks", [1, 2, 3])
 @pytest.mark.parametrize("degrees", [0.0, 24.0, 90.0])
-def test_blocks_are_cut_turned_and_shuffled_as_by_hand(blocks, degrees):
+@pytest.mark.parametrize("size", [(9, 7), (8, 8)], ids=str)
+def test_blocks_are_cut_turned_and_shuffled_as_by_hand(blocks, degrees, size):
     """A picture's strips may run either way: those from top to bottom are level ones of the transposed picture."""
     source = torch.Generator().manual_seed(blocks)
-    x = torch.rand(8, 2, 9, 7, generator=source, dtype=torch.float64)
+    x = torch.rand(8, 2, *size, generator=source, dtype=torch.float64)
     draws = torch.rand(8, draws_of(blocks), generator=source, dtype=torch.float64)
     found = rearranged(x, draws, blocks, degrees)
     for row in range(8):
         by_hand = reference(x[row], draws[row].tolist(), blocks, degrees)
         torch.testing.assert_close(found[row], by_hand, atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(6, 5), (6, 6)], ids=str)
+def test_a_gradient_goes_back_the_way_that_the_values_came(size):
+    """The map is linear in the picture, so <J dx, g> = <dx, J^T g> for all dx and g."""
+    source = torch.Generator().manual_seed(4)
+    x, dx, g = torch.rand(3, 6, 2, *size, generator=source, dtype=torch.float64)
+    draws = torch.rand(6, draws_of(2), generator=source, dtype=torch.float64)
+    z = x.requires_grad_()
+    (back,) = torch.autograd.grad(rearranged(z, draws, 2, 24.0), z, g)
+    forth = rearranged(dx, draws, 2, 24.0)
+    torch.testing.assert_close((forth * g).sum((1, 2, 3)), (dx * back).sum((1, 2, 3)))
 
 
 def test_one_unturned_block_is_the_picture():
