@@ -156,6 +156,18 @@ def test_defences_of_malware_are_shown_with_attacks_on_malware_only(said):
         )
 
 
+def test_screenings_are_shown_with_the_attacks_that_they_can_see(said):
+    """Losses and neighbours are blind to backdoors; neighbours find clean-label poisons aimed at one input."""
+    wanted = {
+        "poisoning.label_flip": {"screening.loss", "screening.deep_knn"},
+        "targeted.feature_collision": {"screening.deep_knn"},
+        "backdoor.badnets": {"screening.strip", "screening.spectral", "screening.activation_clustering"},
+    }
+    for name, seen in wanted.items():
+        shown = json.loads(said("show", name, "--json")[1])["defences"]
+        assert {d for d in shown if d.startswith("screening.")} == seen
+
+
 def test_a_reader_that_has_had_enough_is_no_error():
     listing = subprocess.Popen([*COMMAND, "list", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     listing.stdout.close()

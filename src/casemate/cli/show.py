@@ -8,18 +8,6 @@ import typer
 if TYPE_CHECKING:
     from casemate.core.registry import Entry
 
-# which kinds of defence answer which kind of attack; a defence may name the attacks that it answers itself
-ANSWERS = {
-    "evasion": ("training", "serving"),
-    "universal": ("training",),
-    "semantic": ("training",),
-    "physical": ("training",),
-    "malware": (),
-    "poisoning": ("screening",),
-    "targeted": (),
-    "backdoor": ("screening", "repair"),
-    "membership": (),
-}
 THREATS = {
     "evasion": "The adversary changes an input, within a budget, so that the model errs on it.",
     "universal": "The adversary learns one change, within a budget, that makes the model err on inputs never seen.",
@@ -62,12 +50,10 @@ def command(
 
 
 def defences(entry: "Entry") -> list[str]:
-    """Ids of the defences that answer this attack: those of the right kinds, and those made against it."""
-    from casemate.core.registry import entries
+    """List the ids of the defences that answer this attack."""
+    from casemate.core.registry import ANSWERS, entries
 
-    kinds = ANSWERS.get(entry.family, ())
-    general = [e.id for kind in kinds for e in entries(kind) if not e.against]
-    return general + [e.id for e in entries() if entry.family in e.against]
+    return [e.id for kind in ANSWERS for e in entries(kind) if entry.family in e.answers]
 
 
 def _print(entry: "Entry") -> None:
@@ -76,6 +62,7 @@ def _print(entry: "Entry") -> None:
 
     from casemate.cli.console import console
     from casemate.cli.list import parameters
+    from casemate.core.registry import ANSWERS
     from casemate.report.words import NORMS, prose, setting
 
     out = console()
@@ -98,7 +85,7 @@ def _print(entry: "Entry") -> None:
     for paper in entry.papers:
         out.print(Padding(paper.citation, (0, 0, 0, 2)), markup=False)
     against = defences(entry)
-    if entry.family in ANSWERS:
+    if entry.family not in ANSWERS:
         out.print(
             f"\nDefences of this version against such attacks: {', '.join(against) or 'none'}", markup=False
         )

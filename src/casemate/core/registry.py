@@ -24,6 +24,13 @@ Family = Literal[
     "evasion", "universal", "semantic", "physical", "malware", "poisoning", "targeted", "backdoor", "membership",
     "training", "serving", "screening", "repair",
 ]  # fmt: skip
+# families of the attacks that a defence answers, where it does not say itself (`against`)
+ANSWERS: dict[Family, tuple[Family, ...]] = {
+    "training": ("evasion", "universal", "semantic", "physical"),
+    "serving": ("evasion",),
+    "screening": ("poisoning", "backdoor"),
+    "repair": ("backdoor",),
+}
 # what the harness passes; everything else that is keyword-only is a parameter of the method
 HARNESS = frozenset({"rng", "tick"})
 
@@ -82,6 +89,11 @@ class Entry:
     def id(self) -> str:
         """Family and name, as plans and commands write it."""
         return f"{self.family}.{self.name}"
+
+    @property
+    def answers(self) -> tuple[Family, ...]:
+        """Families of the attacks that a defence answers; none for an attack."""
+        return self.against or ANSWERS.get(self.family, ())
 
     def validate(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Check parameters and fill in defaults; raises UsageError naming what is wrong."""
@@ -241,8 +253,28 @@ def training(
     return _register("training", papers=papers, known_as=known_as, version=version, against=against)
 
 
+def screening(
+    *,
+    papers: tuple[Paper, ...],
+    known_as: tuple[str, ...] = (),
+    against: tuple[Family, ...] = (),
+    version: int = 1,
+) -> Callable[[F], F]:
+    """Register a way to find poisoned rows of a training set (see `core.forms`).
+
+    Args:
+        papers: its sources, the defining one first.
+        known_as: other names in the literature.
+        against: families of the attacks whose poisons it can see; none means poisoning and backdoors.
+        version: raised when a change alters results, so that stored ones are not reused.
+
+    Returns:
+        A decorator that registers a function and returns it unchanged.
+    """
+    return _register("screening", papers=papers, known_as=known_as, version=version, against=against)
+
+
 serving = _plain("serving")
-screening = _plain("screening")
 repair = _plain("repair")
 
 

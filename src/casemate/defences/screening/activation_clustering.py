@@ -22,7 +22,7 @@ ROUNDS = 100  # of 2-means, which settles in far fewer
 MOST = 1000  # rows of a class that the silhouette is taken over
 
 
-@screening(papers=(CHEN,), known_as=("activation clustering",))
+@screening(papers=(CHEN,), known_as=("activation clustering",), against=("backdoor",))
 def activation_clustering(
     model: Classifier,
     data: Samples,

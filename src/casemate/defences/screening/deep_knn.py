@@ -23,7 +23,11 @@ ROWS = 500  # whose distances are held at a time
 LEAST = 3  # neighbours without which a single poison next door is not outvoted
 
 
-@screening(papers=(PERI,), known_as=("deep k-NN", "kNN label sanitisation", "deep k-nearest neighbours"))
+@screening(
+    papers=(PERI,),
+    known_as=("deep k-NN", "kNN label sanitisation", "deep k-nearest neighbours"),
+    against=("poisoning", "targeted"),  # the paper's poisons are targeted ones
+)
 def deep_knn(
     model: Classifier,
     data: Samples,

@@ -30,7 +30,11 @@ BATCH = 32
 LEAST = 200  # steps without which a net knows nothing of any class, however few the rows
 
 
-@screening(papers=(YANG,), known_as=("loss screening", "loss-based detection", "small-loss selection"))
+@screening(
+    papers=(YANG,),
+    known_as=("loss screening", "loss-based detection", "small-loss selection"),
+    against=("poisoning",),
+)
 def loss(
     model: Classifier,
     data: Samples,

@@ -22,7 +22,7 @@ TRAN = Paper(
 MARGIN = 1.5  # rows dropped for each row that may be poisoned, as in the paper
 
 
-@screening(papers=(TRAN,), known_as=("spectral signatures",))
+@screening(papers=(TRAN,), known_as=("spectral signatures",), against=("backdoor",))
 def spectral(
     model: Classifier,
     data: Samples,

@@ -23,7 +23,7 @@ GAO = Paper(
 ODD = 10  # times as many rows below the threshold as usual make a class suspicious
 
 
-@screening(papers=(GAO,), known_as=("STRIP", "strong intentional perturbation"))
+@screening(papers=(GAO,), known_as=("STRIP", "strong intentional perturbation"), against=("backdoor",))
 def strip(
     model: Classifier,
     data: Samples,
