@@ -25,16 +25,20 @@ def test_what_is_doubtful_is_printed_in_words(capsys):
 
 def test_defences_that_were_tried_are_printed_in_order_and_the_best_is_named(capsys):
     """The order is that of the price, which ranks; an id that is not recommended must not be called so."""
-    effects = {"training.trades": {"robust_accuracy": 0.6}, "no defence": {"robust_accuracy": 0.1}}
+    effects = {
+        "training.trades": {"robust_accuracy": {"value": 0.6, "low": 0.54, "high": 0.65, "n": 300}},
+        "no defence": {"robust_accuracy": 0.1},
+    }
     found = Assessment(
         target="t", target_digest="t", data="d", data_digest="d", rows=100, classes=3, shape=(1,), verdicts=(),
-        price={"candidates": effects, "recommended": ["training.trades"]},
+        price={"candidates": effects, "recommended": ["training.trades"], "compared_on": "300 test rows"},
     )  # fmt: skip
     print_defences(found)
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines() if line.strip()]
     assert lines[1:] == [
-        "training.trades robust accuracy 0.6; recommended",
+        "training.trades robust accuracy 60.0% (54.0% to 65.0%) of 300 rows; recommended",
         "no defence robust accuracy 0.1",
+        "Those against evasion were compared on 300 test rows.",
         "Recommended: training.trades",
     ]
     print_defences(found.model_copy(update={"price": {"candidates": effects, "recommended": []}}))

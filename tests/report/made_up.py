@@ -281,8 +281,10 @@ def harden(folder: Path) -> Path:
             after.append(again)
     price = {
         "defence": "training.trades", "training_seconds": 187.0, "epochs": 20, "weights": "model.safetensors",
-        "candidates": {"training.trades": {"robust_accuracy_on_rows_kept_aside": 0.58}},
-        "rows_kept_aside": 500, "defences": {"backdoor-patch": ["repair.fine_pruning"]},
+        "candidates": {
+            "training.trades": {"robust_accuracy": {"value": 0.58, "low": 0.523, "high": 0.635, "n": 300}}
+        },
+        "compared_on": "300 test rows that nothing else uses", "defences": {"backdoor-patch": ["repair.fine_pruning"]},
         "before": {"folder": "..", "clean_accuracy": {"value": 0.848, "low": 0.824, "high": 0.869, "n": 1000}},
         "made_up": 3,
     }  # fmt: skip

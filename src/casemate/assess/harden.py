@@ -5,27 +5,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from casemate.assess.assessment import Options, assess_bench, cases_of, make_bench
+from casemate.assess.assessment import Options, assess_bench, make_bench
 from casemate.assess.bench import Bench
+from casemate.assess.choosing import NONE, choose_rows, effect, ranked, recommended
+from casemate.assess.cleansing import adaptive, against_backdoors
 from casemate.assess.plan import Plan, Threat
 from casemate.assess.progress import Progress, silent
 from casemate.assess.result import Assessment, Flag
-from casemate.assess.retrain import ROBUST, replaced, retrain, trained_for_a_ball
-from casemate.assess.run import run
-from casemate.assess.serve import SLOW, behind, serve, undefended
+from casemate.assess.retrain import replaced, retrain, robust_share, trained_for_a_ball
+from casemate.assess.serve import SLOW, behind, serve
 from casemate.assess.store import Store
 from casemate.assess.targets import load_data, load_model
 from casemate.core.errors import UsageError
-from casemate.core.registry import Entry, entries, find
+from casemate.core.registry import ANSWERS, Entry, entries, find
 from casemate.core.threat import Lp
 from casemate.core.workers import Workers
 
 FOLDER = "hardened"
-NONE = "no defence"  # the target as it is, among the candidates
-PRICE = (
-    0.03  # most clean accuracy, as a share, that an answer to backdoors may cost if another does with less
-)
-ANSWERS = {"training": "evasion", "serving": "evasion", "screening": "backdoor", "repair": "backdoor"}
+ANSWERED = ("evasion", "backdoor")  # families of the threats that are answered here
 
 
 def harden(
@@ -58,8 +55,13 @@ def harden(
     """
     old = Store(out).assessment()
     named = None if defence is None else find(defence)
-    if named is not None and named.family not in ANSWERS:
+    if named is not None and not named.answers:
         raise UsageError(f"A defence must be of family {', '.join(ANSWERS)}. Got {named.id}.")
+    if named is not None and not set(named.answers) & set(ANSWERED):
+        raise UsageError(
+            f"A defence must answer {' or '.join(ANSWERED)}. Got {named.id}, which answers "
+            f"{', '.join(named.answers)}."
+        )
     seed = old.seed if seed is None else seed
     given = dict(old.options)
     plan = Plan.model_validate(given.pop("plan"))
@@ -75,11 +77,10 @@ def harden(
         price: dict[str, Any] = {}
         ball = _ball(falling, bench.test.shape)
         if ball is not None and (named is None or named.family in ("training", "serving")):
-            bench, doubts, price = _against_evasion(bench, ball, named, seed, progress)
-        defences, effects = _behind(falling, bench, plan, named, seed, progress)
+            bench, doubts, price = _against_evasion(bench, ball, named, _attacked(plan), seed, progress)
+        defences, effects, good = against_backdoors(falling, bench, plan, named, seed, progress)
         again, left_out = _again(plan, retrained=bool(price), defences=defences)
-        best = recommended(price)
-        price["recommended"] = [*best, *(name for names in defences.values() for name in names)]
+        price["recommended"] = [*recommended(price), *good]
         price["candidates"] = {**price.get("candidates", {}), **effects}
         price["defences"] = {threat: list(names) for threat, names in defences.items()}
         price["before"] = {
@@ -94,32 +95,28 @@ def harden(
 
 
 def _against_evasion(
-    bench: Bench, ball: Lp, named: Entry | None, seed: int, progress: Progress
+    bench: Bench, ball: Lp, named: Entry | None, used: int, seed: int, progress: Progress
 ) -> tuple[Bench, list[Flag], dict[str, Any]]:
     """Train with or serve behind what leaves most rows standing under an attack that knows it."""
     fronts = [e for e in entries("serving") if named == e or (named is None and e.id not in SLOW)]
     trainings = [e for e in entries("training") if named == e or (named is None and trained_for_a_ball(e))]
-    served, effects = serve(bench, fronts, ball, seed, progress) if fronts else (None, {})
+    choice = choose_rows(bench, used, seed)
+    served, effects = serve(bench, fronts, choice.rows, ball, seed, progress) if fronts else (None, {})
     if served is None and not trainings:
         raise UsageError(f"The defence {named.id if named else ''} does not fit this target.")
-    effects = {NONE: {ROBUST: undefended(bench, ball, seed)}, **effects}
-    trained, price = retrain(bench, trainings, ball, seed, progress) if trainings else (None, {})
+    effects = {NONE: effect(robust_share(bench.target, choice.rows, ball, seed)), **effects}
+    trained, price = retrain(bench, trainings, choice, ball, seed, progress) if trainings else (None, {})
     effects = ranked({**price.get("candidates", {}), **effects})
-    if trained is None or (served is not None and served.robust > trained.robust):
+    said = {"candidates": effects, "compared_on": f"{len(choice.rows)} {choice.what}"}
+    if trained is None or (served is not None and served.robust.value > trained.robust.value):
         assert served is not None
-        return *behind(bench, served, seed), {"defence": served.entry.id, "candidates": effects}
-    return *replaced(bench, trained, seed), {**price, "candidates": effects}
+        return *behind(bench, served, seed), {"defence": served.entry.id, **said}
+    return *replaced(bench, trained, seed), {**price, **said}
 
 
-def ranked(effects: Mapping[str, Mapping[str, float]]) -> dict[str, Mapping[str, float]]:
-    """Order candidates by their accuracy under an attack that knows them, the best first."""
-    return dict(sorted(effects.items(), key=lambda item: -item[1][ROBUST]))
-
-
-def recommended(price: Mapping[str, Any]) -> list[str]:
-    """Name the defence that was kept, if it stands better than the target does without any."""
-    kept, effects = price.get("defence"), price.get("candidates", {})
-    return [kept] if kept and effects[kept][ROBUST] > effects[NONE][ROBUST] else []
+def _attacked(plan: Plan) -> int:
+    """Count the test rows that evasion is measured on, at most."""
+    return max([t.rows or plan.rows for t in plan.threats if t.family == "evasion"], default=0)
 
 
 def _options(given: dict[str, Any], workers: int | None) -> Options:
@@ -131,7 +128,7 @@ def _options(given: dict[str, Any], workers: int | None) -> Options:
 def _falling(old: Assessment, plan: Plan, named: Entry | None) -> list[Threat]:
     """Threats that the target did not withstand and that the defence (any where None) answers."""
     outcomes = {v.threat: v.outcome for v in old.verdicts}
-    families = {ANSWERS[named.family]} if named is not None else set(ANSWERS.values())
+    families = set(ANSWERED) if named is None else set(ANSWERED) & set(named.answers)
     bad = [t for t in plan.threats if outcomes.get(t.id) == "falls" and t.family in families]
     if not bad:
         what = f"that {named.id} answers" if named else "that a defence of this version answers"
@@ -145,43 +142,6 @@ def _ball(falling: Sequence[Threat], shape: tuple[int, ...]) -> Lp | None:
     threats = [t for t in falling if t.family == "evasion" and t.norm in norms]
     ball = min(threats, key=lambda t: t.norm != "linf").budget(shape) if threats else None
     return ball if isinstance(ball, Lp) else None
-
-
-def _behind(
-    falling: Sequence[Threat], bench: Bench, plan: Plan, named: Entry | None, seed: int, progress: Progress
-) -> tuple[dict[str, tuple[str, ...]], dict[str, Any]]:
-    """Choose, per backdoor threat, the screening or repair that leaves the trigger least effect.
-
-    Returns the choice by threat, and what each candidate achieved at its worst rate.
-    """
-    chosen: dict[str, tuple[str, ...]] = {}
-    report: dict[str, Any] = {}
-    candidates = [named] if named is not None else [*entries("screening"), *entries("repair")]
-    candidates = [entry for entry in candidates if ANSWERS[entry.family] == "backdoor"]
-    for threat in (t for t in falling if t.family == "backdoor"):
-        effects: dict[str, dict[str, float]] = {}
-        for entry in candidates:
-            cases = cases_of(adaptive(threat), plan, bench, seed, defences=(entry.id,))
-            done = [r for r in run(cases, bench, progress) if r.status == "done"]
-            if done:
-                lost = max(r.clean["accuracy"].value - r.metrics["accuracy"].value for r in done)
-                effects[entry.id] = {
-                    "attack_success": max(r.metrics["attack_success"].value for r in done),
-                    "accuracy_lost": lost,
-                }
-        if effects:
-            best = min(
-                effects, key=lambda k: (effects[k]["accuracy_lost"] > PRICE, effects[k]["attack_success"])
-            )
-            chosen[threat.id] = (best,)
-            report |= effects
-    return chosen, report
-
-
-def adaptive(threat: Threat) -> Threat:
-    """Let a poisoner who knows the defence choose the rate: the given ones and three times as many."""
-    rates = sorted({rate for r in threat.rates for rate in (r, min(1.0, 3 * r))})
-    return threat.model_copy(update={"rates": tuple(rates)})
 
 
 def _again(

@@ -13,21 +13,21 @@ from safetensors.torch import load_file, save_file
 from casemate.assess import checks
 from casemate.assess.assessment import adapted
 from casemate.assess.bench import Bench
+from casemate.assess.choosing import Choice, effect
 from casemate.assess.digest import digest, digest_net
 from casemate.assess.families.evasion import ask, attempt
 from casemate.assess.progress import Progress
 from casemate.assess.result import Flag
 from casemate.core.compiled import compile_forward
-from casemate.core.data import Samples, split
+from casemate.core.data import Samples
 from casemate.core.errors import NotApplicable, UsageError
 from casemate.core.recipe import Recipe
 from casemate.core.registry import Entry, find
 from casemate.core.target import Classifier, Prepared
 from casemate.core.threat import Lp, Misclassify
-from casemate.ops.rng import generator, seed_of, seeded
+from casemate.ops.rng import seed_of, seeded
+from casemate.ops.stats import Estimate, share
 
-HOLDOUT = 500  # training rows kept aside to choose between trained defences
-ROBUST = "robust_accuracy_on_rows_kept_aside"  # what ranks candidates in the report
 LONGER = 2  # training on attacked inputs gets this many times the epochs
 
 
@@ -39,21 +39,22 @@ class Trained:
     recipe: Recipe
     model: Classifier
     rows: Samples
-    robust: float
+    robust: Estimate
     seconds: float
 
 
 def retrain(
-    bench: Bench, candidates: Sequence[Entry], budget: Lp, seed: int, progress: Progress
+    bench: Bench, candidates: Sequence[Entry], choice: Choice, budget: Lp, seed: int, progress: Progress
 ) -> tuple[Trained, dict[str, Any]]:
     """Train the target with each defence side by side and keep the one that stands best.
 
-    They are compared under a short attack on training rows that were kept aside. Finished weights
-    lie in the store's folder, and the same command finds them there.
+    They are compared under a short attack on rows that no training saw. Finished weights lie in the
+    store's folder, and the same command finds them there.
 
     Args:
         bench: the target, with training data and recipe.
         candidates: training defences.
+        choice: the rows that compare them, and those to train on.
         budget: the ball that the model should withstand.
         seed: base seed.
         progress: told of the training's steps.
@@ -64,11 +65,11 @@ def retrain(
     Raises:
         UsageError: there are no training data or no recipe.
     """
-    if bench.train is None or bench.recipe is None:
+    if choice.rest is None or bench.recipe is None:
         raise UsageError(
             "Training a defence needs training data and a recipe; give --data with both parts and --recipe."
         )
-    aside, rest = split(bench.train, min(HOLDOUT, len(bench.train) // 5), generator(seed, "holdout"))
+    rest = choice.rest
     longer = replace(bench.recipe, epochs=LONGER * bench.recipe.epochs)
     recipes = {
         entry.id: entry.run(longer, **entry.validate(_for_the_ball(entry, budget))) for entry in candidates
@@ -77,18 +78,17 @@ def retrain(
     found = [
         Trained(
             entry, recipes[entry.id], models[entry.id], rest,
-            robust_share(models[entry.id], aside, budget, seed), seconds[entry.id],
+            robust_share(models[entry.id], choice.rows, budget, seed), seconds[entry.id],
         )
         for entry in candidates
     ]  # fmt: skip
-    best = max(found, key=lambda t: t.robust)
+    best = max(found, key=lambda t: t.robust.value)
     report = {
         "defence": best.entry.id,
         "weights": f"{best.entry.id}.safetensors",
         "epochs": best.recipe.epochs,
         "training_seconds": best.seconds,
-        "rows_kept_aside": len(aside),
-        "candidates": {t.entry.id: {ROBUST: t.robust} for t in found},
+        "candidates": {t.entry.id: effect(t.robust) for t in found},
     }
     return best, report
 
@@ -110,7 +110,8 @@ def _weights(
     """Read the weights that are there and train the others side by side; with seconds by defence."""
     folder = bench.store.folder
     wanted = {
-        name: digest(recipe.digest(), bench.digests["data"], str(seed)) for name, recipe in recipes.items()
+        name: digest(recipe.digest(), bench.digests["data"], str(len(rest)), str(seed))
+        for name, recipe in recipes.items()
     }
     models: dict[str, Classifier] = {}
     seconds: dict[str, float] = {}
@@ -152,8 +153,8 @@ def _read(path: Path, made: str, recipe: Recipe, bench: Bench) -> tuple[Classifi
     return model, float(card["seconds"])
 
 
-def robust_share(model: Classifier, rows: Samples, budget: Lp, seed: int) -> float:
-    """Share of rows that a model still gets right under 20 steps of margin PGD that knows the defence."""
+def robust_share(model: Classifier, rows: Samples, budget: Lp, seed: int) -> Estimate:
+    """Estimate the share of rows that a model still gets right under 20 steps of margin PGD that knows the defence."""
     pgd = find("evasion.pgd")
     if budget.norm not in pgd.norms:
         raise NotApplicable(f"no defence in training is chosen for {budget.norm} budgets")
@@ -168,7 +169,7 @@ def robust_share(model: Classifier, rows: Samples, budget: Lp, seed: int) -> flo
             params=pgd.validate({"steps": 20, "loss": "margin"}), numbers=torch.arange(len(right)), seed=seed,
             hooks=hooks,
         )  # fmt: skip
-    return (len(right) - int(found.fooled.sum())) / max(1, len(rows))
+    return share(len(right) - int(found.fooled.sum()), len(rows))
 
 
 def replaced(bench: Bench, trained: Trained, seed: int) -> tuple[Bench, list[Flag]]:

@@ -5,18 +5,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from casemate.assess.bench import Bench
+from casemate.assess.choosing import effect
 from casemate.assess.digest import digest
 from casemate.assess.progress import Progress
 from casemate.assess.result import Flag
-from casemate.assess.retrain import ROBUST, installed, robust_share
-from casemate.core.data import Samples, split
-from casemate.core.errors import NotApplicable, UsageError
+from casemate.assess.retrain import installed, robust_share
+from casemate.core.data import Samples
+from casemate.core.errors import NotApplicable
 from casemate.core.registry import Entry
 from casemate.core.target import Classifier
 from casemate.core.threat import Lp
 from casemate.ops.rng import generator
+from casemate.ops.stats import Estimate
 
-ROWS = 100  # training rows that choose; the target has seen them, which favours these defences
 SLOW = frozenset({"serving.smoothing"})  # answers by a hundred passes and wants a model trained for it
 
 
@@ -26,28 +27,25 @@ class Served:
 
     entry: Entry
     model: Classifier
-    robust: float
+    robust: Estimate
 
 
 def serve(
-    bench: Bench, candidates: Sequence[Entry], budget: Lp, seed: int, progress: Progress
+    bench: Bench, candidates: Sequence[Entry], rows: Samples, budget: Lp, seed: int, progress: Progress
 ) -> tuple[Served | None, dict[str, Any]]:
     """Defend the target in each way and attack each result, knowing the defence (BPDA, EOT).
 
     Args:
-        bench: the target, with training data.
+        bench: the target.
         candidates: serving defences; those that do not fit the target are left out.
+        rows: the rows that compare them.
         budget: the ball that the target should withstand.
         seed: base seed.
         progress: told of each defence.
 
     Returns:
         The best, None where none fits, and what to report of each.
-
-    Raises:
-        UsageError: there are no training data to choose with.
     """
-    rows = _choosing(bench, seed)
     found: list[Served] = []
     progress.plan([entry.id for entry in candidates])
     for entry in candidates:
@@ -59,19 +57,8 @@ def serve(
             continue
         found.append(Served(entry, model, robust_share(model, rows, budget, seed)))
         progress.finish(entry.id, None)
-    report = {s.entry.id: {ROBUST: s.robust} for s in found}
-    return max(found, key=lambda s: s.robust, default=None), report
-
-
-def undefended(bench: Bench, budget: Lp, seed: int) -> float:
-    """Measure the target as it is on the rows that choose: what a defence must beat."""
-    return robust_share(bench.target, _choosing(bench, seed), budget, seed)
-
-
-def _choosing(bench: Bench, seed: int) -> Samples:
-    if bench.train is None:
-        raise UsageError("Choosing a defence needs training data; give --data with both parts.")
-    return split(bench.train, min(ROWS, len(bench.train)), generator(seed, "holdout"))[0]
+    report = {s.entry.id: effect(s.robust) for s in found}
+    return max(found, key=lambda s: s.robust.value, default=None), report
 
 
 def behind(bench: Bench, served: Served, seed: int) -> tuple[Bench, list[Flag]]:

@@ -59,7 +59,9 @@ def print_defences(assessment: Assessment) -> None:
         table.add_row(escape(name), escape(effect))
     out.print("\nDefences tried, each under an attack that knows it:")
     out.print(table)
-    none = "none; no defence that was tried stands better than the model does without one"
+    if rows := assessment.price.get("compared_on"):
+        out.print(f"Those against evasion were compared on {rows}.", markup=False)
+    none = "none; no defence that was tried stands clearly better than the model does without one"
     out.print(f"Recommended: {', '.join(best) or none}", markup=False)
 
 

@@ -20,6 +20,7 @@ SHOWN = {
     "training_seconds",
     "epochs",
     "rows_kept_aside",
+    "compared_on",
     "weights",
 }
 
@@ -157,6 +158,8 @@ def ranking(price: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _facts(price: Mapping[str, Any]) -> list[tuple[str, str]]:
     """List what else is known: the candidates with their effect, and keys this version does not know."""
     facts = [(f"Candidate {name}", effect) for name, effect in ranking(price)]
+    if price.get("compared_on"):
+        facts.append(("Candidates for evasion compared on", str(price["compared_on"])))
     if "rows_kept_aside" in price:
         facts.append(("Rows kept aside to choose", words.setting(price["rows_kept_aside"])))
     behind = price.get("defences")
@@ -173,7 +176,7 @@ def _plain(value: Any) -> str:
     match value:
         case {"value": _, "low": _, "high": _, "n": _}:
             found = _estimate(value)
-            return _share(found) if found else str(value)
+            return f"{_share(found)} of {found.n} rows" if found else str(value)
         case Mapping():
             return ", ".join(f"{str(k).replace('_', ' ')} {_plain(v)}" for k, v in value.items())
         case list() | tuple():

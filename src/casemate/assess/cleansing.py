@@ -1,0 +1,93 @@
+"""Choose what cleans poisoned training data or mends the victim, by what a backdoor still achieves."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from casemate.assess.assessment import cases_of
+from casemate.assess.bench import Bench
+from casemate.assess.choosing import NONE
+from casemate.assess.plan import Plan, Threat
+from casemate.assess.progress import Progress
+from casemate.assess.run import run
+from casemate.core.registry import Entry, entries
+
+PRICE = 0.03  # most clean accuracy, as a share, that a defence may cost to be recommended
+
+
+def against_backdoors(
+    falling: Sequence[Threat], bench: Bench, plan: Plan, named: Entry | None, seed: int, progress: Progress
+) -> tuple[dict[str, tuple[str, ...]], dict[str, Any], list[str]]:
+    """Choose, per backdoor threat, the screening or repair that leaves the trigger least effect.
+
+    Returns:
+        The choice by threat; what each candidate and no defence achieved at its worst rate, the best
+        first; and which of them are recommended.
+    """
+    known = candidates(named)
+    chosen: dict[str, tuple[str, ...]] = {}
+    report: dict[str, Any] = {}
+    good: list[str] = []
+    for threat in (t for t in falling if known and t.family == "backdoor"):
+        effects = {}
+        for entry in (None, *known):
+            found = _effect(threat, bench, plan, entry, seed, progress)
+            if found is not None:
+                effects[entry.id if entry else NONE] = found
+        effects = cleanest(effects)
+        best = next((name for name in effects if name != NONE), None)
+        if best is None:
+            continue
+        chosen[threat.id] = (best,)
+        report |= {title(name, threat): each for name, each in effects.items()}
+        if helps(effects[best], effects.get(NONE)):
+            good.append(title(best, threat))
+    return chosen, report, good
+
+
+def candidates(named: Entry | None) -> list[Entry]:
+    """List the screenings and repairs that answer backdoors, or the named one alone if it is one of them."""
+    known = [e for kind in ("screening", "repair") for e in entries(kind) if "backdoor" in e.answers]
+    return [e for e in known if named in (None, e)]
+
+
+def title(name: str, threat: Threat) -> str:
+    """Name a candidate and the threat that it was tried against, since several threats may fall."""
+    return f"{name} against {threat.id}"
+
+
+def cleanest(effects: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Order candidates by what the attack achieves; those that cost too much accuracy come last."""
+    return dict(
+        sorted(effects.items(), key=lambda item: (_dear(item[1]), item[1]["attack_success"]["value"]))
+    )
+
+
+def helps(defended: Mapping[str, Any], without: Mapping[str, Any] | None) -> bool:
+    """Tell whether a defence lowers attack success beyond the intervals, at a price within the limit."""
+    if without is None or _dear(defended):
+        return False
+    return bool(defended["attack_success"]["high"] < without["attack_success"]["low"])
+
+
+def _dear(found: Mapping[str, Any]) -> bool:
+    return bool(found["accuracy_lost"] > PRICE)
+
+
+def _effect(
+    threat: Threat, bench: Bench, plan: Plan, entry: Entry | None, seed: int, progress: Progress
+) -> dict[str, Any] | None:
+    """Measure a candidate at its worst rate; None where no case could be answered."""
+    cases = cases_of(adaptive(threat), plan, bench, seed, defences=(entry.id,) if entry else ())
+    done = [r for r in run(cases, bench, progress) if r.status == "done"]
+    if not done:
+        return None
+    worst = max((r.metrics["attack_success"] for r in done), key=lambda found: found.value)
+    lost = max(r.clean["accuracy"].value - r.metrics["accuracy"].value for r in done)
+    return {"attack_success": asdict(worst), "accuracy_lost": lost}
+
+
+def adaptive(threat: Threat) -> Threat:
+    """Let a poisoner who knows the defence choose the rate: the given ones and three times as many."""
+    rates = sorted({rate for r in threat.rates for rate in (r, min(1.0, 3 * r))})
+    return threat.model_copy(update={"rates": tuple(rates)})
