@@ -172,7 +172,7 @@ def test_each_backdoor_is_answered_by_itself_and_compared_with_no_defence(bench,
     assert chosen[threats[0].id] == ("repair.fine_pruning",)
     assert set(chosen) == {t.id for t in threats}
     assert good == [f"repair.fine_pruning against {threats[0].id}"]
-    assert list(report)[0] == good[0]
+    assert next(iter(report)) == good[0]
     assert {f"{NONE} against {t.id}" for t in threats} <= set(report)
     assert len(report) == len(asked) == len(threats) * (1 + len(candidates(None)))
     asked.clear()
