@@ -1,6 +1,7 @@
 """How a defence is chosen: by what an attack that knows it leaves standing."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from casemate.core.errors import UsageError
 from casemate.core.registry import find
 from casemate.core.target import Classifier, Prepared
 from casemate.core.threat import Lp
+from casemate.ops.stats import Estimate
 
 BALL = Lp(norm="linf", eps=0.1)
 WEIGHTS = torch.tensor([1.0, 2.0])
@@ -133,7 +135,6 @@ def test_an_answer_to_backdoors_helps_only_if_it_is_clear_and_cheap():
         (0.99, 0.27, False), (0.95, 0.0, False), (0.1, 0.27, False), (0.1, 0.02, True), (0.97, 0.0, False)
     ):  # fmt: skip
         assert helps({"attack_success": est(success), "accuracy_lost": lost}, without) == wanted
-    assert not helps({"attack_success": est(0.1), "accuracy_lost": 0.0}, None)
 
 
 def test_answers_to_backdoors_are_ordered_by_effect_and_dear_ones_come_last():
@@ -157,17 +158,32 @@ def test_a_defence_that_does_not_fit_is_refused(bench):
         _against_evasion(bench, BALL, find("serving.jpeg"), 60, 0, silent)
 
 
+def backdoored(success, accuracy):
+    """A case of clean victims with accuracy 0.9."""
+    metrics = {"attack_success": Estimate(**est(success)), "accuracy": Estimate(**est(accuracy))}
+    return SimpleNamespace(metrics=metrics, clean={"accuracy": Estimate(**est(0.9))})
+
+
+def test_the_price_of_a_defence_is_not_what_the_poison_costs():
+    """The poison takes 0.05 and 0.2 of accuracy; the defence takes 0.02 and gives 0.1 back."""
+    without = {("m", 0.1): backdoored(0.8, 0.85), ("m", 0.3): backdoored(0.9, 0.7)}
+    found = cleansing._effect({("m", 0.1): backdoored(0.2, 0.83), ("m", 0.3): backdoored(0.1, 0.8)}, without)
+    assert found["attack_success"]["value"] == 0.2
+    assert found["accuracy_lost"] == pytest.approx(0.02)
+    assert cleansing._effect(without, without)["accuracy_lost"] == 0
+
+
 def test_each_backdoor_is_answered_by_itself_and_compared_with_no_defence(bench, monkeypatch):
     """Two threats fall: pruning helps against one of them alone, and each has its own row for no defence."""
     threats = [t for t in preset("thorough").threats if t.family == "backdoor"][:2]
     asked = []
 
-    def measured(threat, bench, plan, entry, seed, progress):
+    def answered(threat, bench, plan, entry, seed, progress):
         asked.append((threat.id, entry.id if entry else NONE))
         good = entry is not None and entry.id == "repair.fine_pruning" and threat == threats[0]
-        return {"attack_success": est(0.1 if good else 0.97), "accuracy_lost": 0.01}
+        return {("backdoor.badnets", 0.1): backdoored(0.1 if good else 0.97, 0.7 if entry else 0.71)}
 
-    monkeypatch.setattr(cleansing, "_effect", measured)
+    monkeypatch.setattr(cleansing, "_answered", answered)
     chosen, report, good = against_backdoors(threats, bench, preset("thorough"), None, 0, silent)
     assert chosen[threats[0].id] == ("repair.fine_pruning",)
     assert set(chosen) == {t.id for t in threats}

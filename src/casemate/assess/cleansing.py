@@ -9,10 +9,12 @@ from casemate.assess.bench import Bench
 from casemate.assess.choosing import NONE
 from casemate.assess.plan import Plan, Threat
 from casemate.assess.progress import Progress
+from casemate.assess.result import Result
 from casemate.assess.run import run
 from casemate.core.registry import Entry, entries
 
-PRICE = 0.03  # most clean accuracy, as a share, that a defence may cost to be recommended
+PRICE = 0.03  # most accuracy, as a share, that a defence may cost to be recommended
+Asked = tuple[str, float | None]  # method and rate of a case
 
 
 def against_backdoors(
@@ -29,18 +31,19 @@ def against_backdoors(
     report: dict[str, Any] = {}
     good: list[str] = []
     for threat in (t for t in falling if known and t.family == "backdoor"):
-        effects = {}
-        for entry in (None, *known):
-            found = _effect(threat, bench, plan, entry, seed, progress)
-            if found is not None:
-                effects[entry.id if entry else NONE] = found
+        without = _answered(threat, bench, plan, None, seed, progress)
+        effects = {NONE: _effect(without, without)} if without else {}
+        for entry in known if without else []:
+            found = _answered(threat, bench, plan, entry, seed, progress)
+            if found:
+                effects[entry.id] = _effect(found, without)
         effects = cleanest(effects)
         best = next((name for name in effects if name != NONE), None)
         if best is None:
             continue
         chosen[threat.id] = (best,)
         report |= {title(name, threat): each for name, each in effects.items()}
-        if helps(effects[best], effects.get(NONE)):
+        if helps(effects[best], effects[NONE]):
             good.append(title(best, threat))
     return chosen, report, good
 
@@ -63,28 +66,37 @@ def cleanest(effects: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]
     )
 
 
-def helps(defended: Mapping[str, Any], without: Mapping[str, Any] | None) -> bool:
+def helps(defended: Mapping[str, Any], without: Mapping[str, Any]) -> bool:
     """Tell whether a defence lowers attack success beyond the intervals, at a price within the limit."""
-    if without is None or _dear(defended):
-        return False
-    return bool(defended["attack_success"]["high"] < without["attack_success"]["low"])
+    clear = defended["attack_success"]["high"] < without["attack_success"]["low"]
+    return bool(clear and not _dear(defended))
 
 
 def _dear(found: Mapping[str, Any]) -> bool:
     return bool(found["accuracy_lost"] > PRICE)
 
 
-def _effect(
+def _answered(
     threat: Threat, bench: Bench, plan: Plan, entry: Entry | None, seed: int, progress: Progress
-) -> dict[str, Any] | None:
-    """Measure a candidate at its worst rate; None where no case could be answered."""
+) -> dict[Asked, Result]:
+    """Attack behind a candidate, or behind none, at all rates; cases that could not be answered are left out."""
     cases = cases_of(adaptive(threat), plan, bench, seed, defences=(entry.id,) if entry else ())
-    done = [r for r in run(cases, bench, progress) if r.status == "done"]
-    if not done:
-        return None
-    worst = max((r.metrics["attack_success"] for r in done), key=lambda found: found.value)
-    lost = max(r.clean["accuracy"].value - r.metrics["accuracy"].value for r in done)
-    return {"attack_success": asdict(worst), "accuracy_lost": lost}
+    done = (r for r in run(cases, bench, progress) if r.status == "done")
+    return {(r.case.method, r.case.rate): r for r in done}
+
+
+def _effect(found: Mapping[Asked, Result], without: Mapping[Asked, Result]) -> dict[str, Any]:
+    """Tell the attack's success at its worst rate, and the most accuracy that the defence costs at one rate.
+
+    What the poison costs by itself is no price of the defence: it is compared with the poisoned victim.
+    """
+    worst = max((r.metrics["attack_success"] for r in found.values()), key=lambda success: success.value)
+    lost = [
+        (without[asked].metrics if asked in without else r.clean)["accuracy"].value
+        - r.metrics["accuracy"].value
+        for asked, r in found.items()
+    ]
+    return {"attack_success": asdict(worst), "accuracy_lost": max(lost)}
 
 
 def adaptive(threat: Threat) -> Threat:
