@@ -3,14 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from casemate.core.alignment import (
-    Pull,
-    align,
-    learner,
-    misalignment,
-    steepest_rows,
-    weight_gradient,
-)  # fmt: skip
+from casemate.core.alignment import Pull, align, misalignment, steepest_rows
+from casemate.core.learner import learner, slope, trainable, weight_gradient
 from casemate.core.target import Classifier
 from casemate.core.tick import ignore
 from casemate.ops.rng import generator
@@ -31,9 +25,27 @@ def by_hand(model: Classifier, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def test_the_gradient_of_a_linear_net_is_an_outer_product() -> None:
-    model, x, y = learner(linear()), torch.rand(4, 3, generator=generator(0)), torch.tensor([0, 1, 1, 0])
+    model, x, y = trainable(linear()), torch.rand(4, 3, generator=generator(0)), torch.tensor([0, 1, 1, 0])
     for found, wanted in zip(weight_gradient(model, x, y), by_hand(model, x, y), strict=True):
         torch.testing.assert_close(found, wanted)
+
+
+def test_both_ways_to_differentiate_by_weights_agree_and_idle_weights_have_gradient_zero() -> None:
+    class Idle(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.idle = linear().net, nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.used(x)
+
+    x, y = torch.rand(4, 3, generator=generator(0)), torch.tensor([0, 1, 1, 0])
+    own = weight_gradient(trainable(Classifier(Idle(), 2, (3,))), x, y)
+    of = learner(Idle())
+    given = slope(of, of.start(), x, y)
+    for one, other in zip(own, given, strict=True):
+        torch.testing.assert_close(one, other)
+    assert [bool(g.any()) for g in given] == [True, True, False, False]
 
 
 def test_misalignment_is_nought_along_two_against_and_one_across() -> None:
@@ -45,7 +57,7 @@ def test_misalignment_is_nought_along_two_against_and_one_across() -> None:
 
 def test_rows_with_large_gradients_come_first() -> None:
     """The squared size is |p - e_y|^2 (|x|^2 + 1), worked out row by row."""
-    model, x = learner(linear()), torch.rand(6, 3, generator=generator(1))
+    model, x = trainable(linear()), torch.rand(6, 3, generator=generator(1))
     y = torch.tensor([0, 1, 0, 1, 0, 1])
     off = (model.logits(x).softmax(1) - nn.functional.one_hot(y, 2)).square().sum(1)
     wanted = (off * (x.square().sum(1) + 1)).argsort(descending=True)
@@ -55,7 +67,7 @@ def test_rows_with_large_gradients_come_first() -> None:
 
 def test_alignment_is_as_good_as_the_best_of_a_grid() -> None:
     """One row of three values within 0.2 of its base: 21^3 points are tried by brute force."""
-    model, aim = learner(linear()), torch.tensor([[0.9, 0.1, 0.4]])
+    model, aim = trainable(linear()), torch.tensor([[0.9, 0.1, 0.4]])
     wanted = weight_gradient(model, aim, torch.tensor([1]))
     base, y = torch.full((1, 3), 0.5), torch.tensor([1])
     ticks = torch.linspace(-0.2, 0.2, 21)
@@ -69,7 +81,7 @@ def test_alignment_is_as_good_as_the_best_of_a_grid() -> None:
 
 def test_the_best_rows_are_those_since_the_pulls_last_changed() -> None:
     """The pull turns round at the last step: what was best before must not come back."""
-    model, aim = learner(linear()), torch.tensor([[0.9, 0.1, 0.4]])
+    model, aim = trainable(linear()), torch.tensor([[0.9, 0.1, 0.4]])
     wanted = weight_gradient(model, aim, torch.tensor([1]))
     pulls = [Pull(model, wanted)]
     turned = [Pull(model, tuple(-g for g in wanted))]

@@ -1,65 +1,32 @@
 """Training gradients by the weights of a net: which rows have large ones, and where they point."""
 
-import copy
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
-from torch.nn.functional import cross_entropy
 
+from casemate.core.learner import product, weight_gradient
 from casemate.core.target import Classifier
 from casemate.core.tick import Tick
 
 
-def learner(model: Classifier, /) -> Classifier:
-    """Copy a classifier so that its weights have gradients; evaluation mode, the original is not touched."""
-    return replace(model, net=copy.deepcopy(model.net).eval().requires_grad_(True))
-
-
-def weight_gradient(model: Classifier, x: Tensor, y: Tensor, /, *, graph: bool = False) -> tuple[Tensor, ...]:
-    """Differentiate the mean cross-entropy of x (N, *S) with labels y (N,) by all weights of a learner.
-
-    Args:
-        model: a classifier from `learner`.
-        x: inputs (N, *S), N >= 1.
-        y: classes (N,).
-        graph: whether the gradient can itself be differentiated, by x.
-
-    Returns:
-        One gradient for each weight that has any.
-    """
-    weights = [p for p in model.net.parameters() if p.requires_grad]
-    with torch.enable_grad():
-        loss = cross_entropy(model.logits(x), y)
-        found = torch.autograd.grad(loss, weights, create_graph=graph, allow_unused=True)
-    return tuple(torch.zeros_like(w) if g is None else g for w, g in zip(weights, found, strict=True))
-
-
 def misalignment(one: Sequence[Tensor], other: Sequence[Tensor], /) -> Tensor:
     """Compute 1 - cos of the angle between two gradients, taken over all weights at once; 1 for a zero one."""
-    dot = sum_of(a * b for a, b in zip(one, other, strict=True))
-    sizes = [sum_of(g.square() for g in side).sqrt() for side in (one, other)]
-    product = sizes[0] * sizes[1]
-    return 1 - dot / product.where(product > 0, torch.ones_like(product))
-
-
-def sum_of(parts: Iterable[Tensor], /) -> Tensor:
-    """Add up all values of some tensors."""
-    return torch.stack([part.sum() for part in parts]).sum()
+    sizes = product(one, one).sqrt() * product(other, other).sqrt()
+    return 1 - product(one, other) / sizes.where(sizes > 0, torch.ones_like(sizes))
 
 
 def steepest_rows(model: Classifier, x: Tensor, y: Tensor, count: int, /) -> Tensor:
     """Choose the rows of x (N, *S) whose own losses have the largest gradients, (min(count, N),), largest first."""
-    sizes = [
-        sum_of(g.square() for g in weight_gradient(model, x[i : i + 1], y[i : i + 1])) for i in range(len(x))
-    ]
+    grads = (weight_gradient(model, x[i : i + 1], y[i : i + 1]) for i in range(len(x)))
+    sizes = [product(grad, grad) for grad in grads]
     return torch.stack(sizes).argsort(descending=True, stable=True)[:count] if sizes else y[:0]
 
 
 @dataclass(frozen=True)
 class Pull:
-    """A learner, and the gradient of its weights that a poison should cause."""
+    """A trainable classifier, and the gradient of its weights that a poison should cause."""
 
     model: Classifier
     wanted: tuple[Tensor, ...]

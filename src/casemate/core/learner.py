@@ -1,13 +1,18 @@
-"""A learner that the adversary trains in the head: plain gradient descent, as a function of its weights."""
+"""Nets and the gradients by their weights, for an adversary who trains in the head.
 
+A `Learner` is a function of weights that change from call to call; a `trainable` classifier has its own.
+"""
+
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.func import functional_call
 
 from casemate.core.recipe import Recipe
+from casemate.core.target import Classifier
 from casemate.ops.rng import seeded
 
 Weights = tuple[Tensor, ...]
@@ -54,7 +59,35 @@ def slope(of: Learner, weights: Sequence[Tensor], x: Tensor, y: Tensor) -> Weigh
     """Differentiate the loss by the weights."""
     with torch.enable_grad():
         at = [w.detach().requires_grad_() for w in weights]
-        return torch.autograd.grad(of.loss(at, x, y), at)
+        return _gradient(of.loss(at, x, y), at)
+
+
+def trainable(model: Classifier, /) -> Classifier:
+    """Copy a classifier so that its weights have gradients; evaluation mode, the original is not touched."""
+    return replace(model, net=copy.deepcopy(model.net).eval().requires_grad_(True))
+
+
+def weight_gradient(model: Classifier, x: Tensor, y: Tensor, /, *, graph: bool = False) -> Weights:
+    """Differentiate the mean cross-entropy of x (N, *S) with labels y (N,) by all weights of a classifier.
+
+    Args:
+        model: a classifier from `trainable`.
+        x: inputs (N, *S), N >= 1.
+        y: classes (N,).
+        graph: whether the gradient can itself be differentiated, by x.
+
+    Returns:
+        One gradient for each weight that has any.
+    """
+    weights = [p for p in model.net.parameters() if p.requires_grad]
+    with torch.enable_grad():
+        return _gradient(nn.functional.cross_entropy(model.logits(x), y), weights, graph=graph)
+
+
+def _gradient(loss: Tensor, weights: Sequence[Tensor], *, graph: bool = False) -> Weights:
+    """Differentiate by weights; what plays no part in the loss has gradient zero."""
+    found = torch.autograd.grad(loss, weights, create_graph=graph, allow_unused=True)
+    return tuple(torch.zeros_like(w) if g is None else g for w, g in zip(weights, found, strict=True))
 
 
 def descend(of: Learner, weights: Sequence[Tensor], x: Tensor, y: Tensor, rate: float, steps: int) -> Weights:

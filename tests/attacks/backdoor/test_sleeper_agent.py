@@ -4,8 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from casemate.attacks.backdoor.sleeper_agent import sleeper_agent
-from casemate.core.alignment import learner, misalignment, weight_gradient
+from casemate.core.alignment import misalignment
 from casemate.core.data import PoisonBudget, Samples
+from casemate.core.learner import trainable, weight_gradient
 from casemate.core.recipe import Recipe
 from casemate.core.target import Classifier
 from casemate.core.workshop import Workshop
@@ -30,8 +31,8 @@ def workshop() -> Workshop:
 def off(model: Classifier, shop: Workshop, x: Tensor, trigger) -> float:
     """Compute the misalignment with all marked rows of other classes, worked out anew."""
     marked = trigger(shop.clean.x[shop.clean.y != 1])
-    wanted = weight_gradient(learner(model), marked, torch.ones(len(marked), dtype=torch.int64))
-    found = weight_gradient(learner(model), x, torch.ones(len(x), dtype=torch.int64))
+    wanted = weight_gradient(trainable(model), marked, torch.ones(len(marked), dtype=torch.int64))
+    found = weight_gradient(trainable(model), x, torch.ones(len(x), dtype=torch.int64))
     return float(misalignment(found, wanted))
 
 
@@ -51,7 +52,7 @@ def test_rows_point_where_marked_rows_of_other_classes_would() -> None:
 def test_the_rows_are_those_of_the_target_with_the_largest_gradients() -> None:
     shop = workshop()
     poison = sleeper_agent(shop, PoisonBudget(0.1), target=1, retrainings=0, steps=1, rng=generator(2))
-    model, own = learner(shop.surrogates(1)[0]), (shop.clean.y == 1).nonzero().flatten()
+    model, own = trainable(shop.surrogates(1)[0]), (shop.clean.y == 1).nonzero().flatten()
     sizes = [
         sum(float(g.square().sum()) for g in weight_gradient(model, shop.clean.x[i : i + 1], shop.clean.y[i : i + 1]))
         for i in own.tolist()

@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from casemate.attacks.targeted.gradient_matching import gradient_matching
-from casemate.core.alignment import learner, misalignment, weight_gradient
+from casemate.core.alignment import misalignment
 from casemate.core.data import Samples
+from casemate.core.learner import trainable, weight_gradient
 from casemate.core.recipe import Recipe
 from casemate.core.tampering import Tampering
 from casemate.core.workshop import Aims, Workshop
@@ -28,7 +29,7 @@ def scene() -> tuple[Workshop, Aims]:
 def test_poisons_point_where_the_aim_would_and_random_changes_do_not() -> None:
     shop, aims = scene()
     budget = Tampering(poisons=4, eps=0.1, victim="scratch")
-    model = learner(shop.surrogates(1)[0])
+    model = trainable(shop.surrogates(1)[0])
     for t, poison in enumerate(gradient_matching(shop, aims, budget, steps=60, rng=generator(2))):
         wanted = weight_gradient(model, aims.x[t : t + 1], aims.wish[t : t + 1])
         base = shop.clean.x[poison.rows]
@@ -56,7 +57,7 @@ def test_a_net_trained_on_the_poison_likes_the_wish_more_than_before() -> None:
 def test_the_rows_are_the_steepest_or_random_ones_of_the_class_wished_for() -> None:
     shop, aims = scene()
     budget = Tampering(poisons=5, eps=0.1, victim="scratch")
-    model = learner(shop.surrogates(1)[0])
+    model = trainable(shop.surrogates(1)[0])
     own = (shop.clean.y == 1).nonzero().flatten()
     sizes = torch.stack(
         [
@@ -78,7 +79,7 @@ def test_the_rows_are_the_steepest_or_random_ones_of_the_class_wished_for() -> N
 def test_more_starts_are_never_worse_aligned() -> None:
     shop, aims = scene()
     budget = Tampering(poisons=3, eps=0.05, victim="scratch")
-    model = learner(shop.surrogates(1)[0])
+    model = trainable(shop.surrogates(1)[0])
     one = Aims(aims.x[:1], aims.y[:1], aims.wish[:1])
     wanted = weight_gradient(model, one.x, one.wish)
     off = [

@@ -7,9 +7,9 @@ from annotated_types import Ge, Gt, Le
 from torch import Generator, Tensor
 from torch.nn.functional import cross_entropy
 
-from casemate.core.alignment import learner
 from casemate.core.data import Poison, PoisonBudget, Samples
 from casemate.core.errors import NotApplicable
+from casemate.core.learner import trainable
 from casemate.core.registry import Paper, backdoor
 from casemate.core.target import Classifier, Prepared
 from casemate.core.tick import Tick, ignore
@@ -87,7 +87,7 @@ def _surrogate(
     # the net has the victim's classes: the kinds of public pictures take the labels of those it has not seen
     y = torch.cat([free[kinds % len(free)].to(known.y), known.y])
     mixed = Samples(torch.cat([drawn.to(known.x), known.x]), y, known.classes)
-    model: Classifier = learner(workshop.recipe(mixed, rng=rng))
+    model: Classifier = trainable(workshop.recipe(mixed, rng=rng))
     weights = [p for p in model.net.parameters() if p.requires_grad]
     optimizer = torch.optim.RAdam(weights, lr=lr / 10)
     for _ in range(warm_up):

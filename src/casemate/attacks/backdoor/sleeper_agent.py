@@ -6,9 +6,10 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Generator, Tensor
 
-from casemate.core.alignment import Pull, align, learner, steepest_rows, weight_gradient
+from casemate.core.alignment import Pull, align, steepest_rows
 from casemate.core.data import Poison, PoisonBudget
 from casemate.core.errors import NotApplicable
+from casemate.core.learner import trainable, weight_gradient
 from casemate.core.registry import Paper, backdoor
 from casemate.core.target import Classifier
 from casemate.core.tick import Tick, ignore
@@ -78,7 +79,7 @@ def sleeper_agent(
     mine = mine[torch.randperm(len(mine), generator=rng).to(mine.device)]
     shown = other[torch.randperm(len(other), generator=rng)[:sources].to(other.device)]
     marked, wish = trigger(clean.x[shown]), torch.full_like(shown, target)
-    first = learner(workshop.surrogates(1)[0])
+    first = trainable(workshop.surrogates(1)[0])
     rows = mine[steepest_rows(first, clean.x[mine], clean.y[mine], count)]
     every = -(-steps // (retrainings + 1))
     current = [_pull(first, marked, wish)]
@@ -87,7 +88,7 @@ def sleeper_agent(
         nonlocal current
         if i and i % every == 0 and i < steps:
             dirty = Poison(rows, x, clean.y[rows]).apply(clean)
-            current = [_pull(learner(workshop.recipe(dirty, rng=rng)), marked, wish)]
+            current = [_pull(trainable(workshop.recipe(dirty, rng=rng)), marked, wish)]
         return current
 
     x, _ = align(pulls, clean.x[rows], clean.y[rows], eps, step=step, steps=steps, rng=rng, tick=tick)

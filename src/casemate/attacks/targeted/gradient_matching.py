@@ -7,8 +7,9 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Generator, Tensor
 
-from casemate.core.alignment import Pull, align, learner, steepest_rows, weight_gradient
+from casemate.core.alignment import Pull, align, steepest_rows
 from casemate.core.data import Poison, Samples
+from casemate.core.learner import trainable, weight_gradient
 from casemate.core.registry import Paper, targeted
 from casemate.core.tampering import Tampering
 from casemate.core.target import Classifier
@@ -67,7 +68,7 @@ def gradient_matching(
     clean = workshop.clean
     if not len(aims) or not len(clean) or not budget.poisons:
         return [Poison(clean.y[:0], clean.x[:0], clean.y[:0]) for _ in range(len(aims))]
-    models = [learner(model) for model in workshop.surrogates(surrogates)]
+    models = [trainable(model) for model in workshop.surrogates(surrogates)]
     ranked: dict[int, Tensor] = {}
     made = []
     # nets share their weights between the rows of one aim alone: side by side, aims would take turns anyway
