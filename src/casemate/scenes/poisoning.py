@@ -71,7 +71,7 @@ SCENES: dict[str, Scene] = {
     ),
     # by 0.1 nothing was lost, by 0.2 a good third; on 28x28 grey clothing a model trained on 2,000 rows moved by
     # 8/255, which is what the paper allows on colour pictures, erred no more than one trained on clean rows
-    "poisoning.adversarial": TrainingScene(
+    "poisoning.error_maximising": TrainingScene(
         title="All digits moved by 0.25 towards the next class, labels kept; 8/255 is too little on such pictures",
         bar=Bar("accuracy_drop", at_least=0.4, gap=0.3),
         recipe=digit_recipe,

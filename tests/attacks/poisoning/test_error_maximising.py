@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from casemate.assess.families.poisoning import control
-from casemate.attacks.poisoning.adversarial import adversarial
+from casemate.attacks.poisoning.error_maximising import error_maximising
 from casemate.core.data import PoisonBudget, Samples
 from casemate.core.errors import NotApplicable
 from casemate.core.recipe import Recipe
@@ -30,7 +30,7 @@ def test_with_two_classes_rows_go_to_the_corner_between_the_weights():
     """The loss depends on (w_t - w_y) x alone, so every step has the signs of w_t - w_y, and 2.5 eps in all
     reach the corner from any start."""
     made_in = shop(2)
-    made = adversarial(made_in, PoisonBudget(1.0), eps=0.1, steps=10, rng=generator(1))
+    made = error_maximising(made_in, PoisonBudget(1.0), eps=0.1, steps=10, rng=generator(1))
     x, y = made_in.clean.x[made.rows], made_in.clean.y[made.rows]
     signs = (WEIGHTS[1 - y] - WEIGHTS[y]).sign()
     torch.testing.assert_close(made.x, x + 0.1 * signs)
@@ -42,7 +42,7 @@ def test_rows_come_nearer_to_the_class_that_the_offset_names():
     made_in = shop()
     model = made_in.surrogates(1)[0]
     for offset in (1, 2):
-        made = adversarial(made_in, PoisonBudget(0.5), eps=0.2, offset=offset, rng=generator(1))
+        made = error_maximising(made_in, PoisonBudget(0.5), eps=0.2, offset=offset, rng=generator(1))
         x, wish = made_in.clean.x[made.rows], (made.y + offset) % 3
         before, after = (model.predict(z).softmax(1).gather(1, wish[:, None]) for z in (x, made.x))
         assert (after > before).all()
@@ -51,12 +51,12 @@ def test_rows_come_nearer_to_the_class_that_the_offset_names():
 
 def test_an_offset_that_leads_back_is_refused():
     with pytest.raises(NotApplicable, match="leads to no other"):
-        adversarial(shop(), PoisonBudget(1.0), offset=3, rng=generator(0))
+        error_maximising(shop(), PoisonBudget(1.0), offset=3, rng=generator(0))
 
 
 def test_its_control_moves_the_same_rows_as_far_and_keeps_the_labels():
     made_in = shop()
-    made = adversarial(made_in, PoisonBudget(0.5), eps=0.1, steps=10, rng=generator(1))
+    made = error_maximising(made_in, PoisonBudget(0.5), eps=0.1, steps=10, rng=generator(1))
     idle = control(made, made_in.clean, 0)
     moved = (idle.x - made_in.clean.x).abs()
     assert torch.equal(idle.y, made_in.clean.y)

@@ -33,7 +33,7 @@ CHUNK = 500  # rows at a time
         "adversarial poisons",
     ),
 )
-def adversarial(
+def error_maximising(
     workshop: Workshop,
     budget: PoisonBudget,
     /,
