@@ -27,6 +27,7 @@ LEAST = 3  # neighbours without which a single poison next door is not outvoted
     papers=(PERI,),
     known_as=("deep k-NN", "kNN label sanitisation", "deep k-nearest neighbours"),
     against=("poisoning", "targeted"),  # the paper's poisons are targeted ones
+    version=2,
 )
 def deep_knn(
     model: Classifier,
