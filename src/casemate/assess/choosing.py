@@ -18,7 +18,7 @@ MOST = 300  # rows, each of which is attacked once per candidate
 LEAST = 100  # test rows to spare, without which training rows are taken
 HOLDOUT = 500  # training rows that are kept aside then
 
-UNSEEN = "test rows that neither training nor the numbers below use"
+UNSEEN = "test rows that neither training nor the numbers on evasion use"
 SEEN = "training rows, which trained defences have not seen; all other candidates have learnt from them"
 
 
