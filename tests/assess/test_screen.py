@@ -118,7 +118,7 @@ def test_losses_and_neighbours_count_only_together() -> None:
     """Row 0 is raised by one of the groups, 1 by both of the pair, 2 by losses alone, 3 by nothing."""
     scores = {name: torch.zeros(4, dtype=torch.float64) for name in GROUPS}
     scores["screening.strip"][0] = 1.5
-    scores["screening.loss"] = torch.tensor([0.0, 2.0, 9.0, 0.5], dtype=torch.float64)
+    scores["screening.high_loss"] = torch.tensor([0.0, 2.0, 9.0, 0.5], dtype=torch.float64)
     scores["screening.deep_knn"] = torch.tensor([0.0, 1.1, 0.5, 0.5], dtype=torch.float64)
     assert ranked(scores, 4) == [1, 0]
 

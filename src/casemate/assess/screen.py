@@ -15,7 +15,7 @@ from casemate.core.data import Samples
 from casemate.core.errors import NotApplicable, UsageError
 from casemate.core.recipe import Recipe
 from casemate.core.target import Classifier
-from casemate.defences.screening import activation_clustering, deep_knn, loss, strip
+from casemate.defences.screening import activation_clustering, deep_knn, high_loss, strip
 from casemate.defences.screening.spectral import spectral
 from casemate.ops.rng import generator
 
@@ -35,7 +35,7 @@ GROUPS: dict[str, Callable[..., Tensor]] = {
 SUPPORT: dict[str, Callable[..., Tensor]] = {"screening.spectral": _spectral}
 # what is suspicious only together: rows at the border of two classes raise one of them often
 LABELS: dict[str, Callable[..., Tensor]] = {
-    "screening.loss": loss.suspicion,
+    "screening.high_loss": high_loss.suspicion,
     "screening.deep_knn": deep_knn.suspicion,
 }
 # classes without which a screening raises too many rows of clean data, and why. Of clean clothes and

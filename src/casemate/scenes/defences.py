@@ -92,7 +92,7 @@ SCENES: dict[str, Scene] = {
         repeats=1,
     ),
     "screening.deep_knn": _relabelled("Neighbours' labels"),
-    "screening.loss": _relabelled("The losses of briefly trained nets"),
+    "screening.high_loss": _relabelled("The losses of briefly trained nets"),
     "repair.fine_pruning": DefenceScene(
         # a patch that shares neurons with clothes survives in part: 10% is out of its reach here
         title="Fine-pruning breaks the grip of a patch backdoor on most inputs",

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from casemate.core.data import Samples
 from casemate.core.errors import NotApplicable
 from casemate.core.target import Classifier
-from casemate.defences.screening.loss import loss, suspicion
+from casemate.defences.screening.high_loss import high_loss, suspicion
 from casemate.ops.rng import generator
 
 
@@ -25,7 +25,7 @@ def two_sides(flipped: int = 6) -> tuple[Classifier, Samples, Tensor]:
 
 def test_wrong_labels_go_although_the_model_knows_nothing() -> None:
     model, data, bad = two_sides()
-    assert torch.equal(loss(model, data, lr=0.02, rng=generator(0)), ~bad)
+    assert torch.equal(high_loss(model, data, lr=0.02, rng=generator(0)), ~bad)
 
 
 def test_scores_are_losses_over_the_threshold() -> None:
@@ -48,6 +48,6 @@ def test_too_few_rows_and_layers_that_cannot_be_drawn_anew_are_refused() -> None
 
     model, data, _ = two_sides()
     with pytest.raises(NotApplicable, match="at least 6 rows"):
-        loss(model, data[:5], rng=generator(0))
+        high_loss(model, data[:5], rng=generator(0))
     with pytest.raises(NotApplicable, match="its Own layer"):
-        loss(Classifier(Own(), 2, (2,)), data, rng=generator(0))
+        high_loss(Classifier(Own(), 2, (2,)), data, rng=generator(0))

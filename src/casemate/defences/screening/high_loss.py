@@ -35,7 +35,7 @@ LEAST = 200  # steps without which a net knows nothing of any class, however few
     known_as=("loss screening", "loss-based detection", "small-loss selection"),
     against=("poisoning",),
 )
-def loss(
+def high_loss(
     model: Classifier,
     data: Samples,
     /,
