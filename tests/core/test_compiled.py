@@ -149,3 +149,17 @@ def test_oracles_answer_by_the_compiled_forward_and_still_count() -> None:
     LabelOracle(prepared, oracle.ledger).labels(x)
     assert asked == [4, 4]
     assert oracle.ledger.queries.tolist() == [2, 2, 2, 2]
+
+
+def test_a_form_that_fails_on_other_batch_sizes_is_not_taken(monkeypatch):
+    def sized(prepared: Prepared, x: Tensor):
+        def forward(given: Tensor) -> Tensor:
+            if len(given) != 2:
+                raise RuntimeError("cannot be reshaped")
+            return prepared.exact(given)
+
+        return forward
+
+    monkeypatch.setattr(compiled, "BUILDERS", (sized,))
+    prepared = Prepared(Classifier(nn.Linear(4, 3), 3, (4,)))
+    assert compile_forward(prepared, torch.rand(6, 4, generator=torch.Generator().manual_seed(0))) is None

@@ -22,6 +22,14 @@ def against_backdoors(
 ) -> tuple[dict[str, tuple[str, ...]], dict[str, Any], list[str]]:
     """Choose, per backdoor threat, the screening or repair that leaves the trigger least effect.
 
+    Args:
+        falling: backdoor threats that the model falls to.
+        bench: data, recipe and workers.
+        plan: the assessment's plan, whose cases are run again.
+        named: the only candidate, or None for all that answer backdoors.
+        seed: seed of all random numbers.
+        progress: told of each case and its steps.
+
     Returns:
         The choice by threat; what each candidate and no defence achieved at its worst rate, the best
         first; and which of them are recommended.

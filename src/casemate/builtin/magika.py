@@ -49,7 +49,7 @@ class Magika(nn.Module):
         """Score what the model reads of files, one-hot (N, 2048, 257)."""
         w = self.weights
         h = gelu(code @ w["embedding"] + w["embedding_bias"], approximate="tanh")
-        h = _normalised(h.reshape(len(h), 512, 256)) * w["scale_0"] + w["shift_0"]
+        h = _normalised(h.reshape(-1, 512, 256)) * w["scale_0"] + w["shift_0"]
         h = torch.nn.functional.conv1d(h.transpose(1, 2), w["conv"], w["conv_bias"])
         h = gelu(h, approximate="tanh").amax(2)
         h = _normalised(h) * w["scale_1"] + w["shift_1"]

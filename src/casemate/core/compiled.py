@@ -3,7 +3,7 @@
 import io
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 
 import torch
 from torch import Tensor, nn
@@ -41,8 +41,10 @@ def compile_forward(prepared: Prepared, x: Tensor, /) -> Forward | None:
 
         if agrees(prepared.exact):
             for compiled in _candidates(prepared, x):
-                if agrees(compiled):
-                    return _guarded(compiled, prepared, x.shape[1:])
+                # one that holds the size of its first batch fails on the next
+                with suppress(Exception):
+                    if agrees(compiled):
+                        return _guarded(compiled, prepared, x.shape[1:])
     return None
 
 
