@@ -37,7 +37,9 @@ def learnt(norm, goal, *, steps=150, variant="universal", tick=lambda *_: None, 
 
 
 @pytest.mark.parametrize("variant", ["universal", "image"])
-@pytest.mark.parametrize("goal", [Misclassify(torch.zeros(8).long()), Become(torch.ones(8).long())], ids=str)
+@pytest.mark.parametrize(
+    "goal", [Misclassify(torch.zeros(8).long()), Become(torch.ones(8).long())], ids=["misclassify", "become"]
+)
 def test_in_linf_the_output_reaches_eps_times_the_signs_of_the_weights(variant, goal):
     """The loss falls in w delta alone, which is largest at eps * sign(w); tanh comes near it, never there."""
     found, _ = learnt("linf", goal, variant=variant)

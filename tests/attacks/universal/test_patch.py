@@ -52,7 +52,9 @@ def test_it_is_pasted_where_the_place_says_and_nothing_else_changes():
 
 
 @pytest.mark.parametrize(
-    "goal", [Misclassify(torch.zeros(40).long()), Become(torch.ones(40).long())], ids=str
+    "goal",
+    [Misclassify(torch.zeros(40).long()), Become(torch.ones(40).long())],
+    ids=["misclassify", "become"],
 )
 def test_its_pixels_are_black_or_white_by_the_sign_of_the_weights(goal):
     """Only the outermost columns have weights: the left ones 5, the right ones -5, or the reverse.
