@@ -1,6 +1,7 @@
 """Rearranged pictures against slices that are turned pixel by pixel and joined."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -10,9 +11,8 @@ from casemate.ops.blocks import draws_of, rearranged
 
 
 def cut(shares: list[float], side: int) -> list[int]:
-    lengths = [round(share / sum(shares) * side) for share in shares]
-    lengths[lengths.index(max(lengths))] += side - sum(lengths)
-    return lengths
+    ends = [0, *(round(sum(shares[: i + 1]) / sum(shares) * side) for i in range(len(shares)))]
+    return [end - start for start, end in pairwise(ends)]
 
 
 def shuffled(parts: list[Tensor], keys: list[float], dim: int) -> Tensor:
@@ -90,9 +90,10 @@ def test_one_unturned_block_is_the_picture():
     torch.testing.assert_close(rearranged(x, draws, 1, 0.0), x)
 
 
-def test_shuffling_alone_keeps_every_value():
-    x = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    draws = torch.rand(5, draws_of(3), generator=torch.Generator().manual_seed(1))
-    found = rearranged(x, draws, 3, 0.0)
+@pytest.mark.parametrize("blocks", [3, 12])
+def test_shuffling_alone_keeps_every_value_also_with_more_blocks_than_pixels(blocks):
+    x = torch.rand(50, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    draws = torch.rand(50, draws_of(blocks), generator=torch.Generator().manual_seed(1))
+    found = rearranged(x, draws, blocks, 0.0)
     torch.testing.assert_close(found.flatten(1).sort(1).values, x.flatten(1).sort(1).values)
     assert not torch.equal(found, x)

@@ -90,9 +90,9 @@ def _moves(
 
 
 def _lengths(shares: Tensor, side: int) -> Tensor:
-    """Whole lengths (..., n) in proportion to `shares` that fill a side; the longest takes the rest."""
-    lengths = (shares / shares.sum(-1, keepdim=True) * side).round()
-    return lengths.scatter_add(-1, lengths.argmax(-1, keepdim=True), side - lengths.sum(-1, keepdim=True))
+    """Whole lengths (..., n), none negative, in proportion to `shares` that fill a side."""
+    ends = (shares.cumsum(-1) / shares.sum(-1, keepdim=True) * side).round()
+    return ends.diff(dim=-1, prepend=torch.zeros_like(ends[..., :1]))
 
 
 def _laid(lengths: Tensor, order: Tensor, side: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
