@@ -25,6 +25,8 @@ Check = Callable[[Entry], str | None]
 CHECKS: dict[str, list[Check]] = {"training": [], "screening": [], "repair": []}
 # largest share of clean rows that a screening may drop on average, by number of classes: among few
 # classes none stands out as suspicious
+# STRIP adds pictures: a patch must show through them, and the net must not be too sure of itself
+PLANTED = {"screening.strip": "patch on dark"}
 FALSE_POSITIVES = {3: 0.4, 7: 0.1}
 
 
@@ -299,21 +301,19 @@ def keeps_most_clean_rows(entry: Entry) -> str:
 
 @check("screening")
 def drops_planted_rows_first(entry: Entry) -> str:
-    """Rows with a wrong label are dropped more often than clean ones, with a patch or without.
+    """Rows of another class with a wrong label are dropped more often than clean ones.
 
-    Those with a patch are each other's neighbours, and those without have to be learnt by heart; on
-    dark pictures a patch shows through others, as long as the net is not too sure of itself to be
-    asked. A method may be made for one of them.
+    Those with a patch are each other's neighbours, for methods that answer backdoors; those without have
+    to be learnt by heart, for the others.
     """
-    told = {}
-    for kind in ("patch", "patch on dark", "no patch"):
-        model, data, planted = planted_setting(kind)
-        dropped = ~screen(entry, model, data)
-        told[kind] = float(dropped[planted].double().mean()), float(dropped[~planted].double().mean())
-    assert any(caught > 0.5 and caught > 2 * lost for caught, lost in told.values()), (
-        f"planted and clean rows are dropped: {told}"
-    )
-    return ", ".join(f"{kind}: {caught:.0%} are dropped" for kind, (caught, _) in told.items())
+    usual = "patch" if "backdoor" in entry.answers else "no patch"
+    kind = PLANTED.get(entry.id, usual)
+    model, data, planted = planted_setting(kind)
+    dropped = ~screen(entry, model, data)
+    caught, lost = float(dropped[planted].double().mean()), float(dropped[~planted].double().mean())
+    assert caught > 0.5, f"only {caught:.0%} of the planted rows ({kind}) are dropped"
+    assert caught > 2 * lost, f"{lost:.0%} of the clean rows are dropped"
+    return f"{caught:.0%} of the planted rows ({kind}) are dropped"
 
 
 @cache

@@ -23,6 +23,7 @@ Check = Callable[[Entry], None]
 CHECKS: list[Check] = []
 RATES = (0.0, 0.02, 0.1, 0.33)
 SHAPES = ((1, 8, 8), (3, 9, 7), (7,), (2, 16, 5))
+RANKS_ROWS = {"backdoor.sleeper_agent"}  # takes the rows of the largest gradients, whatever the numbers
 
 
 def check(function: Check) -> Check:
@@ -131,12 +132,14 @@ def leaves_global_state_alone(entry: Entry) -> None:
 
 @check
 def follows_its_random_numbers(entry: Entry) -> None:
-    """The same stream gives the same poison; another one other rows, or, of methods that rank rows, other changes."""
+    """The same stream gives the same poison; another one gives other rows, or other changes to the best ones."""
     clean = samples()
     first, again, other = (poison(entry, clean, 0.2, seed) for seed in (0, 0, 1))
     assert bits(first.rows, first.x, first.y) == bits(again.rows, again.x, again.y)
-    ranked = torch.equal(first.rows.sort().values, other.rows.sort().values)
-    assert not ranked or bits(first.x[first.rows.argsort()]) != bits(other.x[other.rows.argsort()])
+    if entry.id in RANKS_ROWS:
+        assert bits(first.x[first.rows.argsort()]) != bits(other.x[other.rows.argsort()])
+    else:
+        assert sorted(first.rows.tolist()) != sorted(other.rows.tolist())
 
 
 @check
