@@ -51,8 +51,9 @@ class Misclassify:
     def loss(self, logits: Tensor, kind: Loss = "ce") -> Tensor:
         """Measure nearness to misclassification, (N,).
 
-        `ce` is the log-odds of error: per row it rises and falls with cross-entropy and has the
-        same gradient direction, but does not saturate (see `ops.losses.error_odds`).
+        `ce` is the log-odds of error: per row it rises and falls with cross-entropy but does not
+        saturate. Its gradient has the same direction, up to where logits are so far apart that the
+        direction would depend on their scale (see `ops.losses.steering_odds`).
         """
         match kind:
             case "ce":

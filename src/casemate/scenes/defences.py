@@ -50,18 +50,10 @@ def _relabelled(what: str) -> DefenceScene:
 SCENES: dict[str, Scene] = {
     "training.adversarial": _hardened("Adversarial"),
     "training.trades": _hardened("TRADES"),
-    "training.interval": DefenceScene(
+    "training.interval": replace(
+        _hardened("Interval"),
         title="A net trained on interval bounds withstands linf 0.1; it costs more clean accuracy than the others",
-        bar=Bar("robust_accuracy", at_least=0.5, gap=0.3),
-        attack="evasion.apgd",
-        recipe=longer,
-        data=fashion_mini,
-        budget=Lp(norm="linf", eps=0.1),
-        rows=300,
-        repeats=1,
         price=0.25,
-        params={"eps": 0.1},
-        attack_params={"loss": "margin"},
     ),
     "screening.spectral": DefenceScene(
         title="Spectral signatures find a patch backdoor; the victim trained on the rest is clean",
