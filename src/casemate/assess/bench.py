@@ -15,7 +15,7 @@ from casemate.core.recipe import Recipe
 from casemate.core.registry import Entry
 from casemate.core.target import Classifier, Prepared
 from casemate.core.tick import Tick
-from casemate.core.workers import Job
+from casemate.core.workers import Done, Job
 from casemate.ops.stats import Estimate
 
 PLAIN = Hooks()
@@ -24,7 +24,7 @@ PLAIN = Hooks()
 class TrainMany(Protocol):
     """Train several victims side by side: recipes, data and seeds in, classifiers out, in order."""
 
-    def __call__(self, jobs: Sequence[Job], /, *, tick: Tick) -> list[Classifier]:
+    def __call__(self, jobs: Sequence[Job], /, *, tick: Tick, done: Done = ...) -> list[Classifier]:
         """Train the jobs."""
         ...
 

@@ -27,7 +27,7 @@ from casemate.core.registry import Entry, entries
 from casemate.core.registry import find as find_method
 from casemate.core.target import Classifier, Prepared
 from casemate.core.tick import Tick, ignore
-from casemate.core.workers import Job, Selection, Workers
+from casemate.core.workers import Done, Job, Selection, Workers, untold
 from casemate.ops.rng import generator, seed_of, seeded
 from casemate.ops.stats import Estimate, average
 from casemate.scenes import find
@@ -109,12 +109,16 @@ class Remembering(Workers):
         super().__init__(count)
         self._known: dict[str, Classifier] = {}
 
-    def train_many(self, jobs: Sequence[Job], *, tick: Tick = ignore) -> list[Classifier]:
+    def train_many(
+        self, jobs: Sequence[Job], *, tick: Tick = ignore, done: Done = untold
+    ) -> list[Classifier]:
         """Train what is new, side by side, and recall the rest."""
         names = [_name(job) for job in jobs]
         new = {name: job for name, job in zip(names, jobs, strict=True) if name not in self._known}
         if new:
             self._known.update(zip(new, super().train_many(list(new.values()), tick=tick), strict=True))
+        for i, name in enumerate(names):
+            done(i, self._known[name])
         return [self._known[name] for name in names]
 
 
