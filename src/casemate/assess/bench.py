@@ -35,7 +35,8 @@ class Bench:
 
     `test` was not seen in training, `train` was; `train` and `recipe` may be None, and then
     poisoning and membership cannot be tested. `train_many` trains victims in parallel; `cache` keeps
-    what several cases share, such as clean victims and shadow models, for one run. An attack crafted
+    what several cases share, such as clean victims and shadow models, for one run, and with
+    `keep_poisoned` poisoned victims as well, for whoever tries several defences on them. An attack crafted
     elsewhere works on `surrogate`, the mean logits of the adversary's own models. `hooks` are what the
     target calls for where a plan says nothing else.
     """
@@ -49,6 +50,7 @@ class Bench:
     store: Store
     digests: Mapping[str, str] = field(default_factory=dict)
     cache: dict[str, Any] = field(default_factory=dict)
+    keep_poisoned: bool = False
     surrogate: Prepared | None = None
     hooks: Hooks = PLAIN
 

@@ -1,7 +1,7 @@
 """Choose what cleans poisoned training data or mends the victim, by what a backdoor still achieves."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from casemate.assess.assessment import cases_of
@@ -35,6 +35,7 @@ def against_backdoors(
         first; and which of them are recommended.
     """
     known = candidates(named)
+    bench = replace(bench, keep_poisoned=True)
     chosen: dict[str, tuple[str, ...]] = {}
     report: dict[str, Any] = {}
     good: list[str] = []
