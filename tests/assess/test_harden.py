@@ -14,7 +14,7 @@ from casemate.assess.choosing import LEAST, MOST, NONE, ROBUST, SEEN, UNSEEN, ch
 from casemate.assess.cleansing import against_backdoors, candidates, cleanest, helps
 from casemate.assess.families.evasion import subset
 from casemate.assess.harden import _against_evasion
-from casemate.assess.plan import preset
+from casemate.assess.presets import preset
 from casemate.assess.progress import silent
 from casemate.assess.retrain import robust_share
 from casemate.assess.serve import serve
