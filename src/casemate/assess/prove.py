@@ -157,7 +157,7 @@ def _show(scene: Scene, entry: Entry, seed: int, pool: Workers, store: Store, pr
             return _exhibiting(scene, seed, pool, progress)
         case CertifiedScene():
             return _certifying(scene, entry, seed, pool, progress)
-        case DefenceScene() if entry.family == "training":
+        case DefenceScene() if entry.family == "training" and scene.rate is None:
             return _hardening(scene, entry, seed, pool, store, progress)
         case DefenceScene():
             return _cleaning(scene, entry, seed, pool, store, progress)

@@ -198,7 +198,7 @@ def _defended(
     seeds: Sequence[int],
     tick: Tick,
 ) -> Sequence[Classifier]:
-    """Apply the case's screenings (train again on what is kept) and repairs to the victims."""
+    """Apply the case's screenings (train again on what is kept), trainings and repairs to the victims."""
     for defence in case.defences:
         entry = find(defence)
         params = entry.validate({})
@@ -208,6 +208,11 @@ def _defended(
                 dirty = poison.apply(train)
                 keep = entry.run(victim, dirty, rng=generator(seed, entry.id), **params)
                 jobs.append((recipe, dirty[keep], seed))
+            victims = bench.train_many(jobs, tick=tick)
+        elif entry.family == "training" and "backdoor" in entry.answers:
+            other = entry.run(recipe, **params)
+            dirty = [poison.apply(train) for poison in poisons]
+            jobs = [(other, rows, seed) for rows, seed in zip(dirty, seeds, strict=True)]
             victims = bench.train_many(jobs, tick=tick)
         elif entry.family == "repair":
             holdout = trusted(train, seeds[0])

@@ -30,7 +30,7 @@ BATCH = 32  # rows a step: parts are small
 @training(
     papers=(LEVINE,),
     known_as=("Deep Partition Aggregation", "DPA", "certified defence against poisoning"),
-    against=("poisoning", "targeted", "backdoor"),
+    against=("poisoning", "targeted"),
 )
 def dpa(recipe: Recipe, /, *, parts: Annotated[int, Ge(2)] = 50, longer: Annotated[int, Ge(1)] = 5) -> Recipe:
     """Train one net on each part of the data and let them vote; stands, with a certificate (`certify`).
