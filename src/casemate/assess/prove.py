@@ -157,7 +157,7 @@ def _show(scene: Scene, entry: Entry, seed: int, pool: Workers, store: Store, pr
             return _exhibiting(scene, seed, pool, progress)
         case CertifiedScene():
             return _certifying(scene, entry, seed, pool, progress)
-        case DefenceScene() if entry.family == "training" and scene.rate is None:
+        case DefenceScene() if scene.attack.startswith("evasion"):
             return _hardening(scene, entry, seed, pool, store, progress)
         case DefenceScene():
             return _cleaning(scene, entry, seed, pool, store, progress)
@@ -287,7 +287,9 @@ def _cleaning(
         attack, found = find_method(name), []
         params = scene.attack_params if name == scene.attack else {}
         for defences in ((), (entry.id,)):
-            case = _case(attack, params, scene.rows, seed, rate=rate, repeats=scene.repeats)
+            case = _case(
+                attack, params, scene.rows, seed, rate=rate, repeats=scene.repeats, budget=scene.budget
+            )
             case = case.model_copy(update={"defences": defences})
             found.append(judge_of(attack.family)(attack, case, bench, progress.step))
         shown.append(_before_after(found[0], found[1], scene))

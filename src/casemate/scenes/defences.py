@@ -5,9 +5,11 @@ from dataclasses import replace
 from casemate.builtin.data import digits, fashion_mini
 from casemate.builtin.target import recipe
 from casemate.core.recipe import Recipe
+from casemate.core.tampering import Tampering
 from casemate.core.threat import Lp
 from casemate.scenes.backdoors import digit_recipe
 from casemate.scenes.scene import Bar, DefenceScene, Scene
+from casemate.scenes.targeted import pair_recipe, pullovers_and_shirts
 
 
 def longer() -> Recipe:
@@ -82,6 +84,36 @@ SCENES: dict[str, Scene] = {
         data=fashion_mini,
         rate=0.03,
         repeats=1,
+    ),
+    # 20% of the aims at 6 points of accuracy is what the paper's medoids leave; see the title
+    "screening.epic": DefenceScene(
+        title="Rows of isolated gradients carry poisons that match gradients; nets without them miss fewer aims",
+        bar=Bar("attack_success", at_most=0.1, gap=0.1),
+        attack="targeted.gradient_matching",
+        recipe=pair_recipe,
+        data=pullovers_and_shirts,
+        budget=Tampering(poisons=20, eps=38 / 255, victim="scratch", knows="data"),
+        rows=60,
+        repeats=1,
+        attack_params={"choice": "steepest", "steps": 80},
+    ),
+    "training.abl": DefenceScene(
+        title="What is learnt fastest is isolated and unlearnt: a patch backdoor is not learnt",
+        bar=Bar("attack_success", at_most=0.1, gap=0.5),
+        attack="backdoor.badnets",
+        recipe=recipe,
+        data=fashion_mini,
+        rate=0.03,
+    ),
+    "repair.i_bau": DefenceScene(
+        title="Unlearning universal perturbations ends patches, blends (10%) and clean-label marks, with 5% clean rows",
+        bar=Bar("attack_success", at_most=0.1, gap=0.4),
+        attack="backdoor.badnets",
+        recipe=recipe,
+        data=fashion_mini,
+        rate=0.03,
+        repeats=1,
+        also={"backdoor.blended": 0.1, "backdoor.clean_label": 0.04},
     ),
     "screening.deep_knn": _relabelled("Neighbours' labels"),
     "screening.high_loss": _relabelled("The losses of briefly trained nets"),

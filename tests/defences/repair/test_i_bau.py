@@ -84,16 +84,13 @@ def backdoored() -> tuple[Classifier, Samples, Tensor]:
     return Classifier(net.eval(), 2, (20,)), Samples(x[200:].clamp(0, 1), y[200:], 2), marked
 
 
-@pytest.mark.parametrize("inner", ["class", "error"])
-@pytest.mark.parametrize("iterations", [0, 3])
-def test_a_trigger_that_one_value_carries_is_unlearnt(inner: str, iterations: int) -> None:
+@pytest.mark.parametrize("iterations", [0, 2])
+def test_a_trigger_that_one_value_carries_is_unlearnt(iterations: int) -> None:
     state = torch.random.get_rng_state()
     model, clean, marked = backdoored()
     torch.random.set_rng_state(state)
     assert (model.predict(marked).argmax(1) == 1).float().mean() > 0.95
-    mended = i_bau(
-        model, clean, inner=inner, iterations=iterations, radius=1.0, lr=0.01, rng=generator(0)
-    )
+    mended = i_bau(model, clean, iterations=iterations, radius=1.0, lr=0.01, rng=generator(0))
     assert (mended.predict(marked).argmax(1) == 1).float().mean() < 0.1
     assert (mended.predict(clean.x).argmax(1) == clean.y).float().mean() > 0.95
 
