@@ -58,7 +58,9 @@ def against_backdoors(
 
 def candidates(named: Entry | None) -> list[Entry]:
     """List the defences that answer backdoors, or the named one alone if it is one of them."""
-    known = [e for kind in ("screening", "training", "repair") for e in entries(kind) if "backdoor" in e.answers]
+    known = [
+        e for kind in ("screening", "training", "repair") for e in entries(kind) if "backdoor" in e.answers
+    ]
     return [e for e in known if named in (None, e)]
 
 

@@ -32,9 +32,7 @@ def loss(net: nn.Module, x: Tensor, y: Tensor, /, *, rng: torch.Generator) -> Te
 def test_the_loss_climbs_below_the_floor_and_descends_above(gamma: float, sign: int) -> None:
     """At a = 0 the loss is log 2 = 0.69 and its slope in a is -1/2."""
     net = Fixed(0.0)
-    found = Floored(loss, gamma)(
-        net, torch.zeros(4, 1), torch.zeros(4, dtype=torch.int64), rng=generator(0)
-    )
+    found = Floored(loss, gamma)(net, torch.zeros(4, 1), torch.zeros(4, dtype=torch.int64), rng=generator(0))
     assert float(found.detach()) == pytest.approx(sign * math.log(2))
     (slope,) = torch.autograd.grad(found, net.a)
     assert float(slope) == pytest.approx(-0.5 * sign)

@@ -211,8 +211,8 @@ def _defended(
             victims = bench.train_many(jobs, tick=tick)
         elif entry.family == "training" and "backdoor" in entry.answers:
             other = entry.run(recipe, **params)
-            dirty = [poison.apply(train) for poison in poisons]
-            jobs = [(other, rows, seed) for rows, seed in zip(dirty, seeds, strict=True)]
+            pairs = zip(poisons, seeds, strict=True)
+            jobs = [(other, poison.apply(train), seed) for poison, seed in pairs]
             victims = bench.train_many(jobs, tick=tick)
         elif entry.family == "repair":
             holdout = trusted(train, seeds[0])

@@ -221,4 +221,5 @@ def _norms(delta: Tensor) -> Tensor:
 
 
 def _cut(delta: Tensor, radius: float) -> Tensor:
-    return delta * (radius / _norms(delta).clamp(min=radius))
+    found: Tensor = delta * (radius / _norms(delta).clamp(min=radius))
+    return found

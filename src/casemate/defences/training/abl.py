@@ -85,7 +85,9 @@ class Stages:
         def run(stage: Recipe, rows: Samples) -> None:
             nonlocal done
             start = done
-            stage.fit(net, rows, rng=rng, tick=lambda s, _, values: tick(min(start + s, total), total, values))
+            stage.fit(
+                net, rows, rng=rng, tick=lambda s, _, values: tick(min(start + s, total), total, values)
+            )
             done += stage.steps(len(rows))
 
         run(self._first(recipe), data)
