@@ -217,7 +217,8 @@ def hypergradient(
 
 
 def _norms(delta: Tensor) -> Tensor:
-    return delta.flatten(1).norm(dim=1).view(-1, *[1] * (delta.dim() - 1))
+    found: Tensor = delta.flatten(1).norm(dim=1).view(-1, *[1] * (delta.dim() - 1))
+    return found
 
 
 def _cut(delta: Tensor, radius: float) -> Tensor:
