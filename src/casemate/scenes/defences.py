@@ -104,6 +104,7 @@ SCENES: dict[str, Scene] = {
         changes=3,
         params={"parts": 20},
     ),
+    # blends and clean-label marks are learnt no faster than clothes: none of their rows was isolated
     "training.abl": DefenceScene(
         title="What is learnt fastest is isolated and unlearnt: a patch backdoor is not learnt",
         bar=Bar("attack_success", at_most=0.1, gap=0.5),
@@ -112,15 +113,15 @@ SCENES: dict[str, Scene] = {
         data=fashion_mini,
         rate=0.03,
     ),
+    # it costs about as much as the bar allows: 4.1 and 2.8 points on seeds 0 and 1, where 5% of the inputs
+    # are still misled. Blends (10%) fall to 2 to 4% at 3.2 points; of clean-label marks, 15% were left
     "repair.i_bau": DefenceScene(
-        title="Unlearning universal perturbations ends patches, blends (10%) and clean-label marks, with 5% clean rows",
+        title="Unlearning universal perturbations ends a patch backdoor with 5% clean rows",
         bar=Bar("attack_success", at_most=0.1, gap=0.4),
         attack="backdoor.badnets",
         recipe=recipe,
         data=fashion_mini,
         rate=0.03,
-        repeats=1,
-        also={"backdoor.blended": 0.1, "backdoor.clean_label": 0.04},
     ),
     "screening.deep_knn": _relabelled("Neighbours' labels"),
     "screening.high_loss": _relabelled("The losses of briefly trained nets"),

@@ -59,7 +59,7 @@ def i_bau(
     The paper looks for one delta that raises the loss most ("error"). On small nets that is some delta
     towards the widest class, and no trigger; one for each class, which lowers the loss of that class
     ("class"), finds it. Half of a batch is perturbed and half is clean and learnt as the model knew it, for
-    some hundred rows alone would cost accuracy.
+    some hundred rows alone would cost accuracy. A larger `radius` removes more and costs more.
 
     Args:
         model: classifier to be mended; it stays as it is.
