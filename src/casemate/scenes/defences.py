@@ -113,8 +113,9 @@ SCENES: dict[str, Scene] = {
         data=fashion_mini,
         rate=0.03,
     ),
-    # it costs about as much as the bar allows: 4.1 and 2.8 points on seeds 0 and 1, where 5% of the inputs
-    # are still misled. Blends (10%) fall to 2 to 4% at 3.2 points; of clean-label marks, 15% were left
+    # this misses the price, 3 points: on seeds 0, 1 and 2 (one victim each) 5% of the inputs were still misled,
+    # at 4.1, 2.8 and 4.4 points, though at 2.8 on the seed it was set on. Blends (10%) fall to 2 to 4% at
+    # 3.2 points; of clean-label marks, 15% were left. The paper's one delta left 27% at 8.6 points
     "repair.i_bau": DefenceScene(
         title="Unlearning universal perturbations ends a patch backdoor with 5% clean rows",
         bar=Bar("attack_success", at_most=0.1, gap=0.4),
