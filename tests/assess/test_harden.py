@@ -150,8 +150,14 @@ def test_answers_to_backdoors_are_ordered_by_effect_and_dear_ones_come_last():
 
 def test_screenings_that_are_blind_to_backdoors_are_not_tried_against_them():
     tried = [e.id for e in candidates(None)]
-    assert {"screening.spectral", "screening.strip", "repair.fine_pruning"} <= set(tried)
-    assert not {"screening.high_loss", "screening.deep_knn"} & set(tried)
+    assert {
+        "screening.spectral",
+        "screening.strip",
+        "training.abl",
+        "repair.fine_pruning",
+        "repair.i_bau",
+    } <= set(tried)
+    assert not {"screening.high_loss", "screening.deep_knn", "screening.epic", "training.dpa"} & set(tried)
     assert candidates(find("screening.strip")) == [find("screening.strip")]
     assert candidates(find("training.trades")) == []
 

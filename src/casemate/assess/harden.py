@@ -36,7 +36,7 @@ def harden(
     """Defend an assessed target where it falls, and assess it again.
 
     Evasion is answered by training on attacked inputs or by a step in front of the model, each attacked
-    knowing it; backdoors by screening the data or repairing the
+    knowing it; backdoors by screening the data, training in spite of them or repairing the
     victim; without a name every registered defence of the right kind is tried, and the one with
     the best measured effect, on rows that the final numbers do not use, is kept.
 

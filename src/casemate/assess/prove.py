@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from casemate.assess.bench import Bench, Measured
 from casemate.assess.case import Case
 from casemate.assess.digest import digest, digest_tensors
-from casemate.assess.exhibits import certified, exhibit
+from casemate.assess.exhibits import certified, divided, exhibit
 from casemate.assess.families import judge_of
 from casemate.assess.progress import Progress, silent
 from casemate.assess.store import Store
@@ -35,6 +35,7 @@ from casemate.scenes.scene import (
     Bar,
     CertifiedScene,
     DefenceScene,
+    DividedScene,
     EvasionScene,
     ExhibitScene,
     Scene,
@@ -161,7 +162,9 @@ def _show(scene: Scene, entry: Entry, seed: int, pool: Workers, store: Store, pr
             return _exhibiting(scene, seed, pool, progress)
         case CertifiedScene():
             return _certifying(scene, entry, seed, pool, progress)
-        case DefenceScene() if entry.family == "training":
+        case DividedScene():
+            return _dividing(scene, entry, seed, pool, progress)
+        case DefenceScene() if scene.attack.startswith("evasion"):
             return _hardening(scene, entry, seed, pool, store, progress)
         case DefenceScene():
             return _cleaning(scene, entry, seed, pool, store, progress)
@@ -207,6 +210,18 @@ def _certifying(scene: CertifiedScene, entry: Entry, seed: int, pool: Workers, p
         _number(scene.bar.metric, found.without),
         _number(scene.bar.metric, found.certified),
         meets(scene.bar, found.certified, found.without) and found.broken == 0,
+    )
+
+
+def _dividing(scene: DividedScene, entry: Entry, seed: int, pool: Workers, progress: Progress) -> Shown:
+    """Certify nets that vote, and change as many training rows as they should withstand."""
+    found = divided(scene, entry, seed, pool, progress.step)
+    curve = ", ".join(f"{100 * share:.0f}% at {r}" for r, share in found.curve)
+    return (
+        _number(f"accuracy; certified {curve} changes; broken: {found.broken}", found.clean),
+        _number(scene.bar.metric, found.without),
+        _number(scene.bar.metric, found.certified),
+        meets(scene.bar, found.certified, found.without) and found.broken == 0 and found.lost <= scene.price,
     )
 
 
@@ -291,7 +306,9 @@ def _cleaning(
         attack, found = find_method(name), []
         params = scene.attack_params if name == scene.attack else {}
         for defences in ((), (entry.id,)):
-            case = _case(attack, params, scene.rows, seed, rate=rate, repeats=scene.repeats)
+            case = _case(
+                attack, params, scene.rows, seed, rate=rate, repeats=scene.repeats, budget=scene.budget
+            )
             case = case.model_copy(update={"defences": defences})
             found.append(judge_of(attack.family)(attack, case, bench, progress.step))
         shown.append(_before_after(found[0], found[1], scene))

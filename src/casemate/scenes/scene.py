@@ -176,4 +176,26 @@ class CertifiedScene:
     source: Source = "ours"
 
 
-Scene = EvasionScene | TrainingScene | TargetedScene | DefenceScene | ExhibitScene | CertifiedScene
+@dataclass(frozen=True)
+class DividedScene:
+    """Nets trained on parts of the data: test rows that are right for certain if `changes` training rows change.
+
+    The baseline is one net, of which nothing is certain. Relabelling as many training rows, chosen by an
+    adversary who knows the parts, must break no row that is certain; the defence may cost `price` of the
+    clean accuracy.
+    """
+
+    title: str
+    bar: Bar
+    recipe: Callable[[], Recipe]
+    changes: int
+    data: Callable[[], tuple[Samples, Samples]] = fashion_mini
+    rows: int = 500
+    price: float = 0.1
+    params: Mapping[str, Any] = field(default_factory=dict)
+    source: Source = "ours"
+
+
+Scene = (
+    EvasionScene | TrainingScene | TargetedScene | DefenceScene | ExhibitScene | CertifiedScene | DividedScene
+)

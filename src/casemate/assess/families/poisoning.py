@@ -214,7 +214,7 @@ def _defended(
     seeds: Sequence[int],
     tick: Tick,
 ) -> Sequence[Classifier]:
-    """Apply the case's screenings (train again on what is kept) and repairs to the victims."""
+    """Apply the case's screenings (train again on what is kept), trainings and repairs to the victims."""
     for defence in case.defences:
         entry = find(defence)
         params = entry.validate({})
@@ -224,6 +224,11 @@ def _defended(
                 dirty = poison.apply(train)
                 keep = entry.run(victim, dirty, rng=generator(seed, entry.id), **params)
                 jobs.append((recipe, dirty[keep], seed))
+            victims = bench.train_many(jobs, tick=tick)
+        elif entry.family == "training" and "backdoor" in entry.answers:
+            other = entry.run(recipe, **params)
+            pairs = zip(poisons, seeds, strict=True)
+            jobs = [(other, poison.apply(train), seed) for poison, seed in pairs]
             victims = bench.train_many(jobs, tick=tick)
         elif entry.family == "repair":
             holdout = trusted(train, seeds[0])
