@@ -19,9 +19,10 @@ from casemate.assess.progress import Progress, silent
 from casemate.assess.store import Store
 from casemate.assess.surrogates import naming
 from casemate.core.compiled import compile_forward
-from casemate.core.data import Samples
+from casemate.core.data import Samples, split
 from casemate.core.ensemble import mean_logits
 from casemate.core.errors import NotApplicable
+from casemate.core.online import online
 from casemate.core.recipe import Recipe
 from casemate.core.registry import Entry, entries
 from casemate.core.registry import find as find_method
@@ -232,9 +233,13 @@ def _training(
     found = []
     for data in (scene.data, *scene.more):
         train, test = data()
+        recipe = scene.recipe()
+        if scene.history is not None:
+            past, train = split(train, scene.history.rows, generator(seed, "history"))
+            job = scene.history.recipe(), past, seed_of(seed, "history")
+            recipe = online(recipe, pool.train_many([job], tick=progress.step)[0])
         if scene.train_rows is not None:
             train = _some(train, scene.train_rows, seed)
-        recipe = scene.recipe()
         victim = pool.train_many([(recipe, train, seed_of(seed, "victim"))], tick=progress.step)[0]
         bench = _bench(victim, train, test, recipe, pool, store)
         case = _case(entry, scene.params, scene.rows, seed, rate=scene.rate, repeats=scene.repeats)

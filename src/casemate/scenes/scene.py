@@ -63,11 +63,21 @@ class EvasionScene:
 
 
 @dataclass(frozen=True)
+class History:
+    """What an online victim has learnt before anybody attacks: `rows` clean rows, by `recipe`."""
+
+    rows: int
+    recipe: Callable[[], Recipe]
+
+
+@dataclass(frozen=True)
 class TrainingScene:
     """A poison, backdoor or membership attack on victims trained in the scene.
 
     The seed chooses the training rows, `train_rows` of them (all where None). With `more` data sets,
-    victims are trained on each, and the numbers are means over all of them.
+    victims are trained on each, and the numbers are means over all of them. With a `history` the victims
+    are online: one model learns from rows of its own first, and each victim starts from its weights and
+    goes on with the training rows by `recipe`. The adversary knows that model.
     """
 
     title: str
@@ -78,6 +88,7 @@ class TrainingScene:
     rows: int = 500
     train_rows: int | None = None
     more: tuple[Callable[[], tuple[Samples, Samples]], ...] = ()
+    history: History | None = None
     repeats: int = 3
     params: Mapping[str, Any] = field(default_factory=dict)
     source: Source = "ours"
