@@ -90,12 +90,10 @@ def _train(
 ) -> Victims:  # fmt: skip
     """Train clean, poisoned and control victims; clean ones are shared by the cases of a run."""
     seeds = [seed_of(case.seed, "victim", r) for r in range(case.repeats)]
-    attacked = case.model_copy(
-        update={"defences": ()}
-    ).key  # victims of an attack are those of its defences too
-    poisons = bench.cache.get(f"poisons {attacked}") or _craft(
-        entry, case, bench, recipe, train, spare, budget, tick
-    )
+    # whatever defends, the attack and its victims are the same
+    attacked = case.model_copy(update={"defences": ()}).key
+    known = bench.cache.get(f"poisons {attacked}")
+    poisons = known or _craft(entry, case, bench, recipe, train, spare, budget, tick)
     jobs: dict[str, tuple[Recipe, Samples, int]] = {}
     for r, (seed, poison) in enumerate(zip(seeds, poisons, strict=True)):
         jobs[f"victim {recipe.digest()} {case.data} {seed}"] = (recipe, train, seed)
