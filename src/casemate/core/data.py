@@ -1,5 +1,6 @@
 """Data, the poison in it, and what a membership attacker may know."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Self
@@ -121,3 +122,8 @@ def split(samples: Samples, first: int, generator: torch.Generator) -> tuple[Sam
     """Divide samples at random into `first` rows and the rest."""
     order = torch.randperm(len(samples), generator=generator)
     return samples[order[:first]], samples[order[first:]]
+
+
+def row_digests(x: Tensor) -> list[bytes]:
+    """Digest each row of x (N, *S) by its bytes: what a row is called whatever stands beside it."""
+    return [hashlib.sha256(row.numpy().tobytes()).digest() for row in x.detach().cpu().contiguous()]

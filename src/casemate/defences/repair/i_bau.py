@@ -147,7 +147,7 @@ class Search:
             size = _norms(grad)
             step = 3 * self.radius / FIRST * grad / torch.where(size > 0, size, 1.0)
             self.delta = _cut(z.detach() + step, self.radius)
-            reached = hit
+            reached = hit.to(reached)
         return Found(self.delta, self.aims, reached)
 
 
@@ -171,9 +171,9 @@ def unlearn(
     that wins few is no backdoor, and to withstand it costs accuracy.
     """
     half = len(x) // 2
-    reached = found.reached.cpu()
-    which = torch.multinomial(reached.square() + 1e-3, half, replacement=True, generator=rng)
-    does = (torch.rand(half, generator=rng) < reached[which]).view(-1, *[1] * (x.dim() - 1)).to(x)
+    # random numbers come from the processor, where the shares are as well
+    which = torch.multinomial(found.reached.square() + 1e-3, half, replacement=True, generator=rng)
+    does = (torch.rand(half, generator=rng) < found.reached[which]).view(-1, *[1] * (x.dim() - 1)).to(x)
     delta = found.delta.detach().requires_grad_()
     with torch.enable_grad():
         z = torch.cat([(x[:half] + does * delta[which.to(x.device)]).clamp(0, 1), x[half:]])

@@ -1,6 +1,5 @@
 """Deep partition aggregation."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,7 +9,7 @@ import torch
 from annotated_types import Ge
 from torch import Generator, Tensor, nn
 
-from casemate.core.data import Samples
+from casemate.core.data import Samples, row_digests
 from casemate.core.errors import NotApplicable, UsageError
 from casemate.core.recipe import Recipe
 from casemate.core.registry import Paper, training
@@ -123,8 +122,7 @@ def divide(data: Samples, parts: int) -> list[Tensor]:
     The paper takes the sum of the pixels modulo k; a digest spreads any data evenly, also tables. Labels
     play no part in it, so that to relabel a row changes one net.
     """
-    x = data.x.detach().cpu().contiguous()
-    digests = [hashlib.sha256(row.numpy().tobytes()).digest() for row in x]
+    digests = row_digests(data.x)
     found: list[list[int]] = [[] for _ in range(parts)]
     for i in sorted(range(len(data)), key=lambda i: (digests[i], int(data.y[i]))):
         found[int.from_bytes(digests[i], "big") % parts].append(i)

@@ -1,7 +1,7 @@
 """How fast poison is made: by a generator, against the direct gradient method of the same paper.
 
-python benchmarks/poisoning.py            minutes
-python benchmarks/poisoning.py --tiny     the same in small, to see that it runs
+python benchmarks/generative.py            minutes
+python benchmarks/generative.py --tiny     the same in small, to see that it runs
 """
 
 import argparse
