@@ -12,10 +12,11 @@ from casemate.assess.plan import Plan, adapting, preset, read_plan
 from casemate.assess.progress import Progress, silent
 from casemate.assess.prove import prove
 from casemate.assess.result import Assessment
+from casemate.assess.scan import scan
 from casemate.core.errors import UsageError
 from casemate.report import build
 
-__all__ = ["assess", "compare", "harden", "prove", "read", "report"]
+__all__ = ["assess", "compare", "harden", "prove", "read", "report", "scan"]
 
 
 def assess(

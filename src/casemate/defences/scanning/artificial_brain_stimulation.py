@@ -27,6 +27,7 @@ LEVELS = (0.5, 1.0, 1.5, 2.0)  # what a unit is set to, in multiples of the laye
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 AT_A_TIME = 512  # rows of one pass
 OTHERS = 0.2  # weight of what the other units of the layer are changed by
+FLOOR = 0.005  # successes this far from 0 and 1 and further are not told apart
 TOO_LARGE = 10.0  # weight of what a mask covers beyond its limit, as a share of the limit
 
 
@@ -69,7 +70,8 @@ def artificial_brain_stimulation(
         tick: called after each layer's stimulation and now and then while triggers are made.
 
     Returns:
-        The best trigger of each class, its size in pixels; the evidence is its success beyond the median's.
+        The best trigger of each class, its size in pixels; the evidence is the logarithm of the
+        odds of its success, above the median of the classes.
 
     Raises:
         NotApplicable: the inputs are no pictures, the net has no gradients or no inner layer, or there are
@@ -105,7 +107,8 @@ def _best(
     success, size = (torch.tensor([each[i] for each in best]) for i in (0, 1))
     parts = [Patches().parts(each[3]) for each in best]
     triggers = tuple(Mixed(pattern, mask) for mask, pattern in parts)
-    evidence = success - torch.quantile(success, 0.5)
+    odds = torch.logit(success.clamp(FLOOR, 1 - FLOOR))
+    evidence = odds - torch.quantile(odds, 0.5)
     return Traces(evidence, success > threshold, size, success, triggers, "pixels", passes)
 
 

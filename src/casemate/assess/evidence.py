@@ -1,0 +1,78 @@
+"""What all scannings together say of each class of a model."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from casemate.assess.progress import Progress, silent
+from casemate.builtin.nets import small_cnn, small_strided
+from casemate.core.data import Samples
+from casemate.core.errors import NotApplicable
+from casemate.core.recipe import Recipe
+from casemate.core.registry import find
+from casemate.core.scanning import Traces
+from casemate.core.target import Classifier
+from casemate.core.tick import Tick, ignore
+from casemate.core.weights import lipschitz, signature
+from casemate.ops.rng import generator
+
+DETECTORS = (
+    "scanning.neural_cleanse", "scanning.least_perturbation", "scanning.warp_inversion",
+    "scanning.artificial_brain_stimulation",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Evidence (K,) by detector, the traces behind it, and why a detector was left out."""
+
+    evidence: dict[str, Tensor]
+    traces: dict[str, Traces]
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
+def collected(
+    model: Classifier, clean: Samples, *, seed: int, progress: Progress = silent, title: str = ""
+) -> Evidence:
+    """Ask every detector about a model."""
+    evidence, traces, left_out = {}, {}, {}
+    for name in DETECTORS:
+        label = f"{title}{name.partition('.')[2].replace('_', ' ')}"
+        progress.start(label, label)
+        try:
+            traces[name] = find(name).run(model, clean, rng=generator(seed, name), tick=progress.step)
+            evidence[name] = traces[name].evidence
+        except NotApplicable as error:
+            left_out[name] = str(error)
+        progress.finish(label, None)
+    weights: dict[str, Callable[[Classifier], Tensor | float]] = {
+        "weights.signature": signature, "weights.lipschitz": lipschitz,
+    }  # fmt: skip
+    for name, measure in weights.items():
+        try:
+            evidence[name] = torch.as_tensor(measure(model)).expand(model.classes)
+        except NotApplicable as error:
+            left_out[name] = str(error)
+    return Evidence(evidence, traces, left_out)
+
+
+def mean(found: Sequence[Mapping[str, Tensor]], classes: int) -> dict[str, Tensor]:
+    """Average evidence by detector; classes that only the model knows have the usual evidence, 0."""
+    averages = {}
+    for name in found[0]:
+        parts = torch.stack([each[name].double() for each in found if name in each]).mean(0)
+        averages[name] = torch.nn.functional.pad(parts, (0, classes - len(parts)))
+    return averages
+
+
+def references(clean: Samples, *, seed: int, tick: Tick = ignore) -> list[Classifier]:
+    """Train nets on the clean rows alone: what they show of a class, they show of the data."""
+    found = []
+    for make in (small_cnn, small_strided):
+        net = partial(make, clean.shape, clean.classes)
+        how = Recipe(net, f"reference {make.__name__}", epochs=30, batch=32, lr=3e-3)
+        found.append(how(clean, rng=generator(seed, "reference", make.__name__), tick=tick))
+    return found
