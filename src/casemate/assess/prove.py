@@ -18,6 +18,7 @@ from casemate.assess.families import judge_of
 from casemate.assess.progress import Progress, silent
 from casemate.assess.store import Store
 from casemate.assess.surrogates import naming
+from casemate.assess.sweep import sweep
 from casemate.core.compiled import compile_forward
 from casemate.core.data import Samples
 from casemate.core.ensemble import mean_logits
@@ -37,6 +38,7 @@ from casemate.scenes.scene import (
     DefenceScene,
     EvasionScene,
     ExhibitScene,
+    ScanningScene,
     Scene,
     TargetedScene,
     TrainingScene,
@@ -157,6 +159,8 @@ def _show(scene: Scene, entry: Entry, seed: int, pool: Workers, store: Store, pr
             return _exhibiting(scene, seed, pool, progress)
         case CertifiedScene():
             return _certifying(scene, entry, seed, pool, progress)
+        case ScanningScene():
+            return _sweeping(scene, entry, seed, pool, progress)
         case DefenceScene() if entry.family == "training":
             return _hardening(scene, entry, seed, pool, store, progress)
         case DefenceScene():
@@ -203,6 +207,17 @@ def _certifying(scene: CertifiedScene, entry: Entry, seed: int, pool: Workers, p
         _number(scene.bar.metric, found.without),
         _number(scene.bar.metric, found.certified),
         meets(scene.bar, found.certified, found.without) and found.broken == 0,
+    )
+
+
+def _sweeping(scene: ScanningScene, entry: Entry, seed: int, pool: Workers, progress: Progress) -> Shown:
+    """Scan clean and backdoored models."""
+    found = sweep(scene, entry, seed, pool, progress.step)
+    return (
+        _number("accuracy", found.accuracy),
+        _number("false_alarm_rate", found.false_alarms),
+        _number(scene.bar.metric, found.found),
+        meets(scene.bar, found.found, found.false_alarms),
     )
 
 
