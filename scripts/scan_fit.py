@@ -30,7 +30,9 @@ from scan_zoo import SETS, load
 
 ROWS = 500
 NAMES = (*DETECTORS, "weights.signature", "weights.lipschitz")
-UNUSED = ()
+USED = NAMES
+INVERSION = DETECTORS[:3]  # what can be asked about a net whose layers cannot be seen
+REFER = True
 WORKS = 0.8  # success below which a trigger is no backdoor worth the name
 FOLDS = 10
 STRENGTH = 1.0  # of the data against the penalty on large weights
@@ -215,22 +217,26 @@ def main() -> None:
         scan(args.folder, args.only)
         return
     zoo, left_out = models(args.folder, NAMES)
-    allowed = np.array([name not in UNUSED for name in NAMES] * 2)
-    found = report(zoo, allowed)
-    fit = fitted(zoo, allowed)
-    half = len(NAMES)
-    counts = f"{sum(m.target is None for m in zoo)} clean and {sum(m.target is not None for m in zoo)} backdoored models"
-    said = {
-        "made": f"{counts}, {date.today().isoformat()}, scripts/scan_fit.py",
+    said = [calibration(zoo, left_out, set(used)) for used in (USED, INVERSION)]
+    args.out.write_text(json.dumps(said, indent=1) + "\n")
+    for each in said:
+        print(json.dumps({k: v for k, v in each.items() if k not in ("scores", "left_out")}, indent=1))
+
+
+def calibration(zoo: Sequence[Model], left_out: Sequence[str], used: set[str]) -> dict[str, Any]:
+    """Fit to the whole zoo, beside what fits to parts of it showed on the rest."""
+    allowed = np.array([name in used for name in NAMES] + [name in used and REFER for name in NAMES])
+    fit, half = fitted(zoo, allowed), len(NAMES)
+    clean = sum(m.target is None for m in zoo)
+    return {
+        "made": f"{clean} clean and {len(zoo) - clean} backdoored models, {date.today().isoformat()}, scripts/scan_fit.py",
         "weights": {n: round(float(w), 4) for n, w in zip(NAMES, fit.weights[:half], strict=True) if w},
         "reference": {n: round(float(w), 4) for n, w in zip(NAMES, fit.weights[half:], strict=True) if w},
         "bias": round(fit.bias, 4),
         "threshold": round(fit.threshold, 4),
-        **found,
-        "left_out": left_out,
+        **report(zoo, allowed),
+        "left_out": list(left_out),
     }
-    args.out.write_text(json.dumps(said, indent=1) + "\n")
-    print(json.dumps({k: v for k, v in said.items() if k != "scores"}, indent=1))
 
 
 if __name__ == "__main__":

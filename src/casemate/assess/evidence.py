@@ -23,6 +23,8 @@ DETECTORS = (
     "scanning.neural_cleanse", "scanning.least_perturbation", "scanning.warp_inversion",
     "scanning.artificial_brain_stimulation",
 )  # fmt: skip
+NETS = (small_cnn, small_strided)
+REFERENCES = len(NETS)
 
 
 @dataclass(frozen=True)
@@ -34,13 +36,18 @@ class Evidence:
     left_out: dict[str, str] = field(default_factory=dict)
 
 
+def title_of(name: str) -> str:
+    """Name a detector as people read it."""
+    return name.partition(".")[2].replace("_", " ")
+
+
 def collected(
     model: Classifier, clean: Samples, *, seed: int, progress: Progress = silent, title: str = ""
 ) -> Evidence:
     """Ask every detector about a model."""
     evidence, traces, left_out = {}, {}, {}
     for name in DETECTORS:
-        label = f"{title}{name.partition('.')[2].replace('_', ' ')}"
+        label = f"{title}{title_of(name)}"
         progress.start(label, label)
         try:
             traces[name] = find(name).run(model, clean, rng=generator(seed, name), tick=progress.step)
@@ -71,7 +78,7 @@ def mean(found: Sequence[Mapping[str, Tensor]], classes: int) -> dict[str, Tenso
 def references(clean: Samples, *, seed: int, tick: Tick = ignore) -> list[Classifier]:
     """Train nets on the clean rows alone: what they show of a class, they show of the data."""
     found = []
-    for make in (small_cnn, small_strided):
+    for make in NETS:
         net = partial(make, clean.shape, clean.classes)
         how = Recipe(net, f"reference {make.__name__}", epochs=30, batch=32, lr=3e-3)
         found.append(how(clean, rng=generator(seed, "reference", make.__name__), tick=tick))

@@ -1,13 +1,13 @@
 """Does a finished model carry a backdoor? Several scannings together, and one calibrated answer."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from casemate.assess.calibration import Calibration, shipped
-from casemate.assess.evidence import DETECTORS, Evidence, collected, mean, references
+from casemate.assess.evidence import DETECTORS, REFERENCES, Evidence, collected, mean, references, title_of
 from casemate.assess.progress import Progress, silent
 from casemate.assess.targets import Loaded, load_data, load_model
 from casemate.core.data import Samples
@@ -22,6 +22,7 @@ MOST = 1000  # clean rows that are used
 CLASSES = 6  # the fewest classes of a model of the zoo
 ACCURATE = 0.5  # clean accuracy below which model and rows do not belong together
 
+TRAINING, REFERENCE = "reference nets", "reference"
 Outcome = Literal["backdoored", "no sign", "inconclusive"]
 
 
@@ -104,7 +105,7 @@ def scan(
     options = {"model": model if isinstance(model, str) else None, "data": data if isinstance(data, str) else None,
                "bounds": bounds, "mean": mean, "std": std, "device": device, "seed": seed}  # fmt: skip
     given = load_data(data, bounds=bounds)
-    clean = _some(given.test, seed)
+    clean = clean_rows(given.test, seed)
     loaded = load_model(model, clean, bounds=bounds, mean=mean, std=std, device=device)
     _fits(loaded, clean)
     return scan_loaded(loaded.classifier, clean, names=(loaded.name, given.name), options=options, seed=seed,
@@ -113,31 +114,40 @@ def scan(
 
 def scan_loaded(
     model: Classifier, clean: Samples, *, names: tuple[str, str], options: dict[str, Any], seed: int,
-    progress: Progress = silent,
+    usual: dict[str, Tensor] | None = None, progress: Progress = silent,
 ) -> Scanned:  # fmt: skip
-    """Look for a backdoor in a classifier that is loaded already (see `scan`)."""
-    titles = [name.partition(".")[2].replace("_", " ") for name in DETECTORS]
-    progress.plan(["reference nets", *titles, *(f"reference {i + 1}: {t}" for i in range(2) for t in titles)])
-    progress.start("reference nets", "reference nets")
-    known = references(clean, seed=seed, tick=progress.step)
-    progress.finish("reference nets", None)
+    """Look for a backdoor in a classifier that is loaded already (see `scan`).
+
+    `usual` is what an earlier scan with the same clean rows found of references; None means train some.
+    """
+    titles = [title_of(name) for name in DETECTORS]
+    progress.plan(titles)
+    if usual is None:
+        progress.plan([TRAINING, *(f"{REFERENCE} {i + 1}: {t}" for i in range(REFERENCES) for t in titles)])
+        usual = _usual(clean, model.classes, seed, progress)
     found = collected(model, clean, seed=seed, progress=progress)
-    usual = mean(
-        [
-            collected(net, clean, seed=seed, progress=progress, title=f"reference {i + 1}: ").evidence
-            for i, net in enumerate(known)
-        ],
-        model.classes,
-    )
     hits = int((model.predict(clean.x).argmax(1) == clean.y).sum())
     accuracy = exact_share(hits, len(clean))
-    how = shipped()
+    how = shipped(found.evidence)
     scores = how.scores(found.evidence, usual)
     why = _doubt(clean, model, accuracy)
     return Scanned(*names, clean, model, accuracy, found, usual, scores, how, why, options)
 
 
-def _some(given: Samples, seed: int) -> Samples:
+def _usual(clean: Samples, classes: int, seed: int, progress: Progress) -> dict[str, Tensor]:
+    """Train references on the clean rows and collect the same evidence of them."""
+    progress.start(TRAINING, TRAINING)
+    nets = references(clean, seed=seed, tick=progress.step)
+    progress.finish(TRAINING, None)
+    parts = [
+        collected(net, clean, seed=seed, progress=progress, title=f"{REFERENCE} {i + 1}: ")
+        for i, net in enumerate(nets)
+    ]
+    return mean([part.evidence for part in parts], classes)
+
+
+def clean_rows(given: Samples, seed: int) -> Samples:
+    """Take the pictures that a scan uses; raises UsageError if there are too few, or no pictures."""
     if len(given.shape) != 3:
         raise UsageError(f"Scanning needs pictures (N, C, H, W). Got inputs of shape {given.shape}.")
     present = len(given.y.unique())

@@ -1,7 +1,7 @@
 """The page of a scanned model: one file that opens without a network."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +32,19 @@ TITLES = {
 EXAMPLES = 4  # clean pictures that a trigger is shown on
 
 
-def written(found: Scanned, out: Path) -> list[Path]:
-    """Write scan.html, scan.json and the suspect's triggers into a folder; raises UsageError if that fails."""
+Table = tuple[Sequence[str], list[list[str]], list[str]]
+
+
+def written(found: Scanned, out: Path, *, before: Table | None = None) -> list[Path]:
+    """Write scan.html, scan.json and the suspect's triggers into a folder; raises UsageError if that fails.
+
+    `before` are headings, rows and sentences on the repair that the scanned model comes from.
+    """
     page, numbers, triggers = out / "scan.html", out / "scan.json", out / "scan.safetensors"
     try:
         out.mkdir(parents=True, exist_ok=True)
         numbers.write_text(json.dumps(as_json(found), indent=1), encoding="utf-8")
-        page.write_text(html(found), encoding="utf-8")
+        page.write_text(html(found, before), encoding="utf-8")
         save_file(tensors(found), triggers)
     except OSError as error:
         raise UsageError(f"{out} cannot be written: {error.strerror}.") from None
@@ -125,6 +131,11 @@ def as_json(found: Scanned) -> dict[str, Any]:
             for name, values in found.found.evidence.items()
             if name not in found.found.traces
         },
+        "weights_in_references": {
+            name: [float(v) for v in values]
+            for name, values in found.usual.items()
+            if name not in found.found.traces
+        },
         "left_out": found.found.left_out,
         "measured": found.calibration.model_dump(
             include={"made", "false_alarms", "found", "unseen", "auc", "auc_unseen"}
@@ -160,7 +171,7 @@ def tensors(found: Scanned) -> dict[str, Tensor]:
     return parts
 
 
-def html(found: Scanned) -> str:
+def html(found: Scanned, before: Table | None = None) -> str:
     """Fill the page; style and pictures are inside, and every text is escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -171,6 +182,7 @@ def html(found: Scanned) -> str:
     assert environment.loader is not None
     return environment.get_template("scan.html.j2").render(
         found=found,
+        before=before,
         answer=answer(found),
         rates=rates(found),
         suspect=named(found, found.suspect),
