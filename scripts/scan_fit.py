@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scan_zoo import KINDS, SETS, load
 from sklearn.linear_model import LogisticRegression
 
 from casemate.assess.calibration import features
@@ -26,7 +27,6 @@ from casemate.core.data import Samples
 from casemate.ops.rng import generator
 from casemate.ops.roc import auc
 from casemate.ops.stats import exact_share
-from scan_zoo import SETS, load
 
 ROWS = 500
 NAMES = (*DETECTORS, "weights.signature", "weights.lipschitz")
@@ -37,6 +37,8 @@ WORKS = 0.8  # success below which a trigger is no backdoor worth the name
 FOLDS = 10
 STRENGTH = 1.0  # of the data against the penalty on large weights
 DEVIATIONS = 2.0  # of the clean models' scores, from their mean to the threshold
+RIGHT = 0.5  # clean accuracy below which a scan gives no answer
+PAGE = Path(__file__).parents[1] / "docs/scan.md"
 OUT = Path(__file__).parents[1] / "src/casemate/assess/calibration.json"
 
 
@@ -54,7 +56,7 @@ def scan(folder: Path, only: str) -> None:
             clean = some(test, name)
             found = [collected(model, clean, seed=0) for model in references(clean, seed=0)]
             path.write_text(json.dumps([plain(each) for each in found]))
-    for card in sorted(folder.glob("*.json")):
+    for card in sorted(folder.glob("*.json"), key=turn):
         path = card.with_suffix(".numbers")
         if path.exists() or only not in card.stem:
             continue
@@ -63,6 +65,15 @@ def scan(folder: Path, only: str) -> None:
         found = collected(model, some(sets[said["data"]], said["data"]), seed=said["seed"])
         path.write_text(json.dumps(plain(found)))
         print(card.stem, f"{time.perf_counter() - begun:.1f} s", flush=True)
+
+
+def turn(card: Path) -> float:
+    """Let clean and backdoored models of all data sets take turns, so that a part of the zoo is a fair one."""
+    said = json.loads(card.read_text())
+    i = said["seed"] % 100
+    if said["kind"] == "clean":
+        return i / 12
+    return (i + list(KINDS).index(said["kind"]) / len(KINDS)) / 3
 
 
 def plain(found: Any) -> dict[str, Any]:
@@ -112,8 +123,8 @@ def models(folder: Path, names: Sequence[str]) -> tuple[list[Model], list[str]]:
         if path.stem.startswith("reference-"):
             continue
         card = json.loads(path.with_suffix(".json").read_text())
-        if card["kind"] != "clean" and card["success"] < WORKS:
-            left_out.append(f"{card['data']}-{card['kind']}-{card['net']}: {card['success']:.0%}")
+        if card.get("success", 1.0) < WORKS or card["accuracy"] < RIGHT:
+            left_out.append(f"{path.stem}: right {card['accuracy']:.0%}, steered {card.get('success', 0):.0%}")
             continue
         evidence = {k: torch.tensor(v) for k, v in json.loads(path.read_text())["evidence"].items()}
         k = len(next(iter(evidence.values())))
@@ -153,7 +164,9 @@ def fitted(known: Sequence[Model], allowed: np.ndarray) -> Fit:
     return replace(fit, threshold=threshold)
 
 
-def judged(zoo: Sequence[Model], allowed: np.ndarray, without: str = "", by: str = "fold") -> dict[str, float]:
+def judged(
+    zoo: Sequence[Model], allowed: np.ndarray, without: str = "", by: str = "fold"
+) -> dict[str, float]:
     """Score each model by a fit to others; kind `without` is in no fit. Scores are above the threshold."""
     rng = np.random.default_rng(0)
     kinds = {m.kind: i for i, m in enumerate(zoo)}
@@ -219,8 +232,35 @@ def main() -> None:
     zoo, left_out = models(args.folder, NAMES)
     said = [calibration(zoo, left_out, set(used)) for used in (USED, INVERSION)]
     args.out.write_text(json.dumps(said, indent=1) + "\n")
+    write_page(said)
     for each in said:
         print(json.dumps({k: v for k, v in each.items() if k not in ("scores", "left_out")}, indent=1))
+
+
+def write_page(said: Sequence[dict[str, Any]]) -> None:
+    """Put the measured numbers into docs/scan.md."""
+    names = ("all detectors", "inversion alone")
+    lines = [f"Measured with {said[0]['made'].rpartition(',')[0]}.", "", f"| | {' | '.join(names)} |", "|---|---|---|"]
+    for key, title in (
+        ("auc", "AUC"), ("auc_unseen", "AUC, unseen kinds"), ("auc_other_data", "AUC, fitted to the other data sets"),
+        ("false_alarms", "clean models called backdoored"),
+        ("false_alarms_other_data", "the same, fitted to the other data sets"),
+    ):  # fmt: skip
+        lines.append(f"| {title} | {' | '.join(_written(each[key], 'auc' in key) for each in said)} |")
+    for key, title in (("found", "found"), ("unseen", "found, unseen kind")):
+        for kind in said[0][key]:
+            cells = " | ".join(_written(each[key][kind], False) for each in said)
+            lines.append(f"| {title}: {kind.replace('_', ' ')} | {cells} |")
+    lines.append(f"| found, fitted to the other data sets: all | {' | '.join(_written(e['other_data'], False) for e in said)} |")
+    head, _, rest = PAGE.read_text().partition("<!-- measured -->\n")
+    PAGE.write_text(head + "<!-- measured -->\n" + "\n".join(lines) + "\n<!-- /measured -->" + rest.partition("<!-- /measured -->")[2])
+
+
+def _written(rate: dict[str, float], plain: bool) -> str:
+    if plain:
+        return f"{rate['value']:.3f} ({rate['low']:.3f} to {rate['high']:.3f})"
+    hits = round(rate["value"] * rate["n"])
+    return f"{hits} of {rate['n']}, {rate['value']:.0%} ({rate['low']:.0%} to {rate['high']:.0%})"
 
 
 def calibration(zoo: Sequence[Model], left_out: Sequence[str], used: set[str]) -> dict[str, Any]:

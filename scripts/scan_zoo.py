@@ -9,12 +9,11 @@ again. The weights are not kept in the repository: what `scripts/scan_fit.py` ma
 import argparse
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -68,6 +67,7 @@ class Plan:
 
     @property
     def name(self) -> str:
+        """Name of its files."""
         return f"{self.data}-{self.kind}-{self.net}-{self.seed}"
 
 
@@ -105,7 +105,9 @@ def trained(plan: Plan, train: Samples) -> tuple[Classifier, Callable[[Tensor], 
     return how(poison.apply(train), rng=rng), poison.trigger
 
 
-def measured(model: Classifier, test: Samples, plan: Plan, trigger: Callable[[Tensor], Tensor] | None) -> dict[str, float]:
+def measured(
+    model: Classifier, test: Samples, plan: Plan, trigger: Callable[[Tensor], Tensor] | None
+) -> dict[str, float]:
     """Measure clean accuracy, and the share of rows of other classes that the trigger steers."""
     found = {"accuracy": float((model.predict(test.x).argmax(1) == test.y).double().mean())}
     if trigger is not None:

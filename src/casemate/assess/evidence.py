@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from casemate.assess.progress import Progress, silent
-from casemate.builtin.nets import small_cnn, small_strided
+from casemate.builtin.nets import small_cnn
 from casemate.core.data import Samples
 from casemate.core.errors import NotApplicable
 from casemate.core.recipe import Recipe
@@ -23,7 +23,7 @@ DETECTORS = (
     "scanning.neural_cleanse", "scanning.least_perturbation", "scanning.warp_inversion",
     "scanning.artificial_brain_stimulation",
 )  # fmt: skip
-NETS = (small_cnn, small_strided)
+NETS: dict[str, Callable[..., nn.Module]] = {"small_cnn": partial(small_cnn, width=8, hidden=32)}
 REFERENCES = len(NETS)
 
 
@@ -78,8 +78,8 @@ def mean(found: Sequence[Mapping[str, Tensor]], classes: int) -> dict[str, Tenso
 def references(clean: Samples, *, seed: int, tick: Tick = ignore) -> list[Classifier]:
     """Train nets on the clean rows alone: what they show of a class, they show of the data."""
     found = []
-    for make in NETS:
+    for name, make in NETS.items():
         net = partial(make, clean.shape, clean.classes)
-        how = Recipe(net, f"reference {make.__name__}", epochs=30, batch=32, lr=3e-3)
-        found.append(how(clean, rng=generator(seed, "reference", make.__name__), tick=tick))
+        how = Recipe(net, f"reference {name}", epochs=30, batch=32, lr=3e-3)
+        found.append(how(clean, rng=generator(seed, "reference", name), tick=tick))
     return found

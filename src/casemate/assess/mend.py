@@ -90,7 +90,10 @@ def mend(
                        std=tuple(given["std"]), device=given["device"]).classifier  # fmt: skip
     suspect = int(said["suspect"])
     order = torch.randperm(len(clean), generator=generator(seed, "repair rows"))
-    seen, unseen = (clean[part] for part in order.split([round(MENDING * len(clean)), len(clean) - round(MENDING * len(clean))]))
+    seen, unseen = (
+        clean[part]
+        for part in order.split([round(MENDING * len(clean)), len(clean) - round(MENDING * len(clean))])
+    )
     triggers = _triggers(Path(out), said)
     progress.plan(list(repairs))
     effects, models, left_out = {"none": effect(model, unseen, triggers, suspect)}, {}, {}

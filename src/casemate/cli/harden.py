@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 
 def command(
-    out: Annotated[Path, typer.Argument(help="Folder of a finished assessment or scan; the later one counts.")],
+    out: Annotated[
+        Path, typer.Argument(help="Folder of a finished assessment or scan; the later one counts.")
+    ],
     defence: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="A defence by any of its names; without it the best is chosen."),

@@ -188,7 +188,7 @@ class _Search:
                     self.passes += len(part)
                 success[c] /= len(rows)
             size = self.form.size(self.kept)
-        return Recovered(self.kept, size, success, self.passes)
+        return Recovered([f.cpu() for f in self.kept], size.cpu(), success.cpu(), self.passes)
 
 
 def _others(y: Tensor, c: int) -> Tensor:

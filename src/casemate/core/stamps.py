@@ -1,5 +1,6 @@
 """Kinds of triggers that can be recovered (see `core.inversion.Form`)."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -47,11 +48,12 @@ class Perturbations:
 
     def size(self, free: Sequence[Tensor]) -> Tensor:
         """Measure l2 norms, (K,)."""
-        return free[0].flatten(1).norm(dim=1)
+        sizes: Tensor = free[0].flatten(1).norm(dim=1)
+        return sizes
 
     def largest(self, shape: tuple[int, ...]) -> float:
         """Measure the way from a black input to a white one."""
-        return float(torch.tensor(shape).prod()) ** 0.5
+        return math.sqrt(math.prod(shape))
 
 
 @dataclass(frozen=True)

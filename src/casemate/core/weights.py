@@ -18,7 +18,7 @@ def signature(model: Classifier) -> Tensor:
     larger (Fields et al. 2021, "Trojan signatures in DNN weights"). Raises NotApplicable for nets that do
     not end in a linear layer.
     """
-    return anomaly(-halves(model).head.weight.detach().mean(1))
+    return anomaly(-halves(model).head.weight.detach().mean(1)).cpu()
 
 
 def lipschitz(model: Classifier) -> float:

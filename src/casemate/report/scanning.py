@@ -201,7 +201,11 @@ def _strip(found: Scanned, name: str) -> tuple[str, str, list[tuple[str, str]]]:
     trigger = traces.triggers[found.suspect]
     own = found.clean.y == found.suspect
     clean = found.clean.x[~own][:EXAMPLES]
-    ground = _ground(found.clean.shape) if isinstance(trigger, Warped) else torch.full((1, *found.clean.shape), 0.5)
+    ground = (
+        _ground(found.clean.shape)
+        if isinstance(trigger, Warped)
+        else torch.full((1, *found.clean.shape), 0.5)
+    )
     shown = [("The trigger on a plain picture", _marked(trigger, ground))]
     for i in range(len(clean)):
         shown += [("Clean", clean[i : i + 1]), ("Stamped", _marked(trigger, clean[i : i + 1]))]

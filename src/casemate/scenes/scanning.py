@@ -26,9 +26,7 @@ SCENES: dict[str, Scene] = {
     "scanning.least_perturbation": _digits(
         "The least perturbation names the class of a blended backdoor", "backdoor.blended", 0.1, 0.75
     ),
-    "scanning.warp_inversion": _digits(
-        "The least warp names the class of WaNet", "backdoor.wanet", 0.2, 0.5
-    ),
+    "scanning.warp_inversion": _digits("The least warp names the class of WaNet", "backdoor.wanet", 0.2, 0.5),
     "scanning.artificial_brain_stimulation": _digits(
         "ABS names the class of a blended backdoor", "backdoor.blended", 0.1, 0.5
     ),

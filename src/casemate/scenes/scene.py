@@ -200,5 +200,11 @@ class ScanningScene:
 
 
 Scene = (
-    EvasionScene | TrainingScene | TargetedScene | DefenceScene | ExhibitScene | CertifiedScene | ScanningScene
+    EvasionScene
+    | TrainingScene
+    | TargetedScene
+    | DefenceScene
+    | ExhibitScene
+    | CertifiedScene
+    | ScanningScene
 )

@@ -91,7 +91,12 @@ def _entry(family: str, run: Callable[..., Any]) -> Entry:
     return entry_of(getattr(registry, family)(papers=(PAPER,)), run)
 
 
-CORRECT = (_entry("training", noise), _entry("screening", residuals), _entry("repair", shrink), _entry("scanning", nearest))
+CORRECT = (
+    _entry("training", noise),
+    _entry("screening", residuals),
+    _entry("repair", shrink),
+    _entry("scanning", nearest),
+)
 
 
 def breaks(promise: Check) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -103,7 +103,9 @@ def test_the_least_warp_shifts_each_place_as_far_as_it_counts(slope: float) -> N
     """
     x = (torch.arange(16) / 15).expand(40, 1, 16, 16).clone()
     clean = Samples(x, torch.ones(40, dtype=torch.int64), 2)
-    found = warp_inversion(Classifier(Called(Ramp(slope)), 2, (1, 16, 16)), clean, steps=600, rng=generator(0))
+    found = warp_inversion(
+        Classifier(Called(Ramp(slope)), 2, (1, 16, 16)), clean, steps=600, rng=generator(0)
+    )
     units = torch.eye(16).view(16, 1, 4, 4)
     w = F.interpolate(units, (16, 16), mode="bicubic", align_corners=True).mean((1, 2, 3))
     least = 60 / slope / float(w.norm()) / 4
@@ -140,7 +142,10 @@ def test_classes_that_stand_still_leave_the_batch_and_change_no_other() -> None:
 
 def test_what_has_no_gradient_or_no_row_is_refused() -> None:
     model, clean = blocks()
-    for target, rows in ((model, clean[:0]), (Classifier(Blocks(), 5, (1, 8, 8), differentiable=False), clean)):
+    for target, rows in (
+        (model, clean[:0]),
+        (Classifier(Blocks(), 5, (1, 8, 8), differentiable=False), clean),
+    ):
         with pytest.raises(NotApplicable, match="gradients"):
             neural_cleanse(target, rows, rng=generator(0))
     with pytest.raises(NotApplicable, match="images"):

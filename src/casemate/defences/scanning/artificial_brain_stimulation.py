@@ -39,11 +39,11 @@ def artificial_brain_stimulation(
     *,
     layers: Annotated[int, Ge(1)] = 2,
     images: Annotated[int, Ge(1)] = 16,
-    candidates: Annotated[int, Ge(1)] = 1,
-    steps: Annotated[int, Ge(1)] = 100,
-    batch: Annotated[int, Ge(1)] = 16,
+    candidates: Annotated[int, Ge(1)] = 2,
+    steps: Annotated[int, Ge(1)] = 60,
+    batch: Annotated[int, Ge(1)] = 12,
     lr: Annotated[float, Gt(0)] = 0.1,
-    cover: Annotated[float, Gt(0), Le(1)] = 0.06,
+    cover: Annotated[float, Gt(0), Le(1)] = 0.1,
     threshold: Annotated[float, Gt(0), Le(1)] = 0.88,
     rng: Generator,
     tick: Tick = ignore,
@@ -86,16 +86,18 @@ def artificial_brain_stimulation(
     k, passes, found = model.classes, 0, []
     inner = _inner(prepared, some[:1], layers)
     for place, layer in enumerate(inner):
-        lifts, peak, spent = _lifts(prepared, layer, some)
+        lifts, _, spent = _lifts(prepared, layer, some)
         chosen = lifts.topk(min(candidates, len(lifts)), dim=0).indices.T.flatten()  # (K * candidates,)
         classes = torch.arange(k, device=x.device).repeat_interleave(len(chosen) // k)
         free, used = _triggers(
-            prepared, layer, chosen, peak, _rows(y, classes), x, steps, batch, lr, cover, rng, tick,
+            prepared, layer, chosen, some, _rows(y, classes), x, steps, batch, lr, cover, rng, tick,
             (place, len(inner)),
         )  # fmt: skip
         rate, size, measured = _judged(prepared, free, x, y, classes)
         passes += spent + used + measured
-        found += [(float(rate[i]), float(size[i]), int(c), [f[i] for f in free]) for i, c in enumerate(classes)]
+        found += [
+            (float(rate[i]), float(size[i]), int(c), [f[i].cpu() for f in free]) for i, c in enumerate(classes)
+        ]
     return _best(found, k, threshold, passes)
 
 
@@ -200,7 +202,7 @@ def _rows(y: Tensor, classes: Tensor) -> list[Tensor]:
 
 
 def _triggers(
-    prepared: Prepared, layer: nn.Module, units: Tensor, peak: float, others: list[Tensor], x: Tensor,
+    prepared: Prepared, layer: nn.Module, units: Tensor, some: Tensor, others: list[Tensor], x: Tensor,
     steps: int, batch: int, lr: float, cover: float, rng: Generator, tick: Tick, place: tuple[int, int],
 ) -> tuple[list[Tensor], int]:  # fmt: skip
     """Make a patch for each unit (T,) that excites it and leaves the rest of its layer alone."""
@@ -212,18 +214,18 @@ def _triggers(
     optimizer = torch.optim.Adam(free, lr=lr)
     limit = cover * form.largest(tuple(x.shape[1:]))
     own = torch.arange(len(units), device=x.device)
+    with torch.no_grad(), _recorded(layer) as said:
+        prepared.exact(some)
+        usual = _units(said[-1]).mean(0)
+        scale = float(_units(said[-1]).abs().mean()) or 1.0
     for step in range(steps):
         places = torch.rand(batch, generator=rng, dtype=torch.float64).to(x.device)
         rows = torch.stack([own_rows[(places * len(own_rows)).long()] for own_rows in others])
-        with torch.no_grad(), _recorded(layer) as said:
-            prepared.exact(x[rows.unique()])
-            known = _units(said[-1])
-            usual, peak = known.mean(0), float(known.abs().mean()) or 1.0
         with torch.enable_grad(), _recorded(layer) as said:
             prepared.exact(form.stamp(free, x[rows]).flatten(0, 1))
             values = _units(said[-1]).view(len(units), batch, -1).mean(1)
-            excited = values[own, units] / peak
-            disturbed = (values - usual).abs().mean(1) / peak
+            excited = values[own, units] / scale
+            disturbed = (values - usual).abs().mean(1) / scale
             excess = (form.size(free) / limit - 1).clamp(min=0)
             loss = (OTHERS * disturbed - excited + TOO_LARGE * excess).sum()
             grads = torch.autograd.grad(loss, free)
@@ -232,7 +234,7 @@ def _triggers(
         optimizer.step()
         if step % 10 == 9 or step + 1 == steps:
             tick(place[0] * steps + step + 1, place[1] * steps, {"excitement": excited.mean().item()})
-    return [f.detach() for f in free], steps * batch * len(units) * 3
+    return [f.detach() for f in free], len(some) + steps * batch * len(units) * 2
 
 
 def _units(out: Tensor) -> Tensor:

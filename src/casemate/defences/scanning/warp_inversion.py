@@ -29,8 +29,8 @@ def warp_inversion(
     /,
     *,
     grid: Annotated[int, Ge(2)] = 4,
-    steps: Annotated[int, Ge(1)] = 200,
-    batch: Annotated[int, Ge(1)] = 24,
+    steps: Annotated[int, Ge(1)] = 160,
+    batch: Annotated[int, Ge(1)] = 20,
     lr: Annotated[float, Gt(0)] = 0.1,
     success: Annotated[float, Gt(0), Le(1)] = 0.9,
     index: Annotated[float, Gt(0)] = 2.0,
@@ -66,4 +66,6 @@ def warp_inversion(
     found = invert(model, clean, form, steps=steps, batch=batch, lr=lr, success=success, rng=rng, tick=tick)
     triggers = tuple(Warped(shifts) for shifts in found.free[0])
     flagged = anomaly(found.size) > index
-    return Traces(smaller(found.size), flagged, found.size, found.success, triggers, "pixels of shift", found.passes)
+    return Traces(
+        smaller(found.size), flagged, found.size, found.success, triggers, "pixels of shift", found.passes
+    )
