@@ -58,13 +58,21 @@ def scan(folder: Path, only: str) -> None:
             path.write_text(json.dumps([plain(each) for each in found]))
     for card in sorted(folder.glob("*.json"), key=turn):
         path = card.with_suffix(".numbers")
-        if path.exists() or only not in card.stem:
+        if path.exists() or only not in card.stem or doubt(json.loads(card.read_text())):
             continue
         model, said = load(folder, card.stem)
         begun = time.perf_counter()
         found = collected(model, some(sets[said["data"]], said["data"]), seed=said["seed"])
         path.write_text(json.dumps(plain(found)))
         print(card.stem, f"{time.perf_counter() - begun:.1f} s", flush=True)
+
+
+def doubt(card: dict[str, Any]) -> str:
+    """Say why a model is left out of the zoo; empty if it is not."""
+    if card["accuracy"] < RIGHT:
+        return f"right on {card['accuracy']:.0%} only"
+    success = card.get("success", 1.0)
+    return f"its trigger steers {success:.0%} only" if success < WORKS else ""
 
 
 def turn(card: Path) -> float:
@@ -119,14 +127,13 @@ def models(folder: Path, names: Sequence[str]) -> tuple[list[Model], list[str]]:
             name: torch.tensor([p[name] for p in parts if name in p]).mean(0) for name in parts[0]
         }
     found, left_out = [], []
-    for path in sorted(folder.glob("*.numbers")):
-        if path.stem.startswith("reference-"):
+    for path in sorted(folder.glob("*.json")):
+        card, numbers = json.loads(path.read_text()), path.with_suffix(".numbers")
+        if why := doubt(card):
+            left_out.append(f"{path.stem}: {why}")
+        if why or not numbers.exists():
             continue
-        card = json.loads(path.with_suffix(".json").read_text())
-        if card.get("success", 1.0) < WORKS or card["accuracy"] < RIGHT:
-            left_out.append(f"{path.stem}: right {card['accuracy']:.0%}, steered {card.get('success', 0):.0%}")
-            continue
-        evidence = {k: torch.tensor(v) for k, v in json.loads(path.read_text())["evidence"].items()}
+        evidence = {k: torch.tensor(v) for k, v in json.loads(numbers.read_text())["evidence"].items()}
         k = len(next(iter(evidence.values())))
         columns = [
             features(values.get(name, torch.zeros(k))).numpy()
@@ -240,7 +247,12 @@ def main() -> None:
 def write_page(said: Sequence[dict[str, Any]]) -> None:
     """Put the measured numbers into docs/scan.md."""
     names = ("all detectors", "inversion alone")
-    lines = [f"Measured with {said[0]['made'].rpartition(',')[0]}.", "", f"| | {' | '.join(names)} |", "|---|---|---|"]
+    lines = [
+        f"Measured with {said[0]['made'].rpartition(',')[0]}.",
+        "",
+        f"| | {' | '.join(names)} |",
+        "|---|---|---|",
+    ]
     for key, title in (
         ("auc", "AUC"), ("auc_unseen", "AUC, unseen kinds"), ("auc_other_data", "AUC, fitted to the other data sets"),
         ("false_alarms", "clean models called backdoored"),
@@ -251,9 +263,17 @@ def write_page(said: Sequence[dict[str, Any]]) -> None:
         for kind in said[0][key]:
             cells = " | ".join(_written(each[key][kind], False) for each in said)
             lines.append(f"| {title}: {kind.replace('_', ' ')} | {cells} |")
-    lines.append(f"| found, fitted to the other data sets: all | {' | '.join(_written(e['other_data'], False) for e in said)} |")
+    lines.append(
+        f"| found, fitted to the other data sets: all | {' | '.join(_written(e['other_data'], False) for e in said)} |"
+    )
     head, _, rest = PAGE.read_text().partition("<!-- measured -->\n")
-    PAGE.write_text(head + "<!-- measured -->\n" + "\n".join(lines) + "\n<!-- /measured -->" + rest.partition("<!-- /measured -->")[2])
+    PAGE.write_text(
+        head
+        + "<!-- measured -->\n"
+        + "\n".join(lines)
+        + "\n<!-- /measured -->"
+        + rest.partition("<!-- /measured -->")[2]
+    )
 
 
 def _written(rate: dict[str, float], plain: bool) -> str:

@@ -158,7 +158,9 @@ def test_what_cannot_be_scanned_is_one_line(
     draw = np.random.default_rng(0)
     np.savez(tmp_path / "own.npz", x=draw.random(x, np.float32), y=np.arange(x[0]) % y)
     body = "Nearest(4)" if net is None else "torch.nn.Sequential(Nearest(4), torch.nn.Softmax(1))"
-    (tmp_path / "own.py").write_text(f"import torch\nfrom test_scan import Nearest\n\ndef build():\n    return {body}\n")
+    (tmp_path / "own.py").write_text(
+        f"import torch\nfrom test_scan import Nearest\n\ndef build():\n    return {body}\n"
+    )
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     code = run(["scan", f"{tmp_path / 'own.py'}:build", "--data", f"npz:{tmp_path / 'own.npz'}", "--out", str(tmp_path / "out")])  # fmt: skip
     said = [line for line in capsys.readouterr().err.splitlines() if "loading" not in line]
@@ -199,7 +201,9 @@ def test_a_backdoor_is_found_by_the_command_and_mended_by_harden(tmp_path: Path,
 
     before.load_state_dict(load_file(tmp_path / "own.safetensors"))
     marked = Patch(2, 1)(test.x[test.y != 3])
-    steered = [float((net.eval()(marked).argmax(1) == 3).double().mean()) for net in (before, mended.model.net)]
+    steered = [
+        float((net.eval()(marked).argmax(1) == 3).double().mean()) for net in (before, mended.model.net)
+    ]
     assert steered[1] < steered[0] - 0.4
     none, chosen = mended.effects["none"], mended.effects[mended.chosen]
     assert chosen.success.value < none.success.value - 0.4
