@@ -21,7 +21,7 @@ import torch
 from scan_zoo import KINDS, SETS, load
 from sklearn.linear_model import LogisticRegression
 
-from casemate.assess.calibration import features
+from casemate.assess.calibration import beyond
 from casemate.assess.evidence import DETECTORS, collected, references
 from casemate.core.data import Samples
 from casemate.ops.rng import generator
@@ -30,9 +30,8 @@ from casemate.ops.stats import exact_share
 
 ROWS = 500
 NAMES = (*DETECTORS, "weights.signature", "weights.lipschitz")
-USED = NAMES
+USED = DETECTORS  # weights tell clean and backdoored models apart no better than without them
 INVERSION = DETECTORS[:3]  # what can be asked about a net whose layers cannot be seen
-REFER = True
 WORKS = 0.8  # success below which a trigger is no backdoor worth the name
 FOLDS = 10
 STRENGTH = 1.0  # of the data against the penalty on large weights
@@ -135,11 +134,8 @@ def models(folder: Path, names: Sequence[str]) -> tuple[list[Model], list[str]]:
             continue
         evidence = {k: torch.tensor(v) for k, v in json.loads(numbers.read_text())["evidence"].items()}
         k = len(next(iter(evidence.values())))
-        columns = [
-            features(values.get(name, torch.zeros(k))).numpy()
-            for values in (evidence, usual[card["data"]])
-            for name in names
-        ]
+        none = torch.zeros(k)
+        columns = [beyond(evidence.get(n, none), usual[card["data"]].get(n)).numpy() for n in names]
         target = None if card["kind"] == "clean" else card["target"]
         found.append(Model(path.stem, card["data"], card["kind"], target, np.stack(columns, 1)))
     return found, left_out
@@ -164,7 +160,8 @@ def fitted(known: Sequence[Model], allowed: np.ndarray) -> Fit:
     y = np.concatenate([m.labels for m in known])
     regression = LogisticRegression(C=STRENGTH, class_weight="balanced", max_iter=5000).fit(x, y)
     weights = np.zeros(known[0].features.shape[1])
-    weights[allowed] = regression.coef_[0]
+    # evidence is for a backdoor or nothing
+    weights[allowed] = regression.coef_[0].clip(min=0)
     fit = Fit(weights, float(regression.intercept_[0]), 0.0)
     clean = np.array([fit.scores(m).max() for m in known if m.target is None])
     threshold = float(clean.mean() + DEVIATIONS * clean.std(ddof=1))
@@ -285,13 +282,12 @@ def _written(rate: dict[str, float], plain: bool) -> str:
 
 def calibration(zoo: Sequence[Model], left_out: Sequence[str], used: set[str]) -> dict[str, Any]:
     """Fit to the whole zoo, beside what fits to parts of it showed on the rest."""
-    allowed = np.array([name in used for name in NAMES] + [name in used and REFER for name in NAMES])
-    fit, half = fitted(zoo, allowed), len(NAMES)
+    allowed = np.array([name in used for name in NAMES])
+    fit = fitted(zoo, allowed)
     clean = sum(m.target is None for m in zoo)
     return {
         "made": f"{clean} clean and {len(zoo) - clean} backdoored models, {date.today().isoformat()}, scripts/scan_fit.py",
-        "weights": {n: round(float(w), 4) for n, w in zip(NAMES, fit.weights[:half], strict=True) if w},
-        "reference": {n: round(float(w), 4) for n, w in zip(NAMES, fit.weights[half:], strict=True) if w},
+        "weights": {n: round(float(fit.weights[i]), 4) for i, n in enumerate(NAMES) if n in used},
         "bias": round(fit.bias, 4),
         "threshold": round(fit.threshold, 4),
         **report(zoo, allowed),

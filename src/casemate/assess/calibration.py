@@ -10,7 +10,10 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-CEILING = 4.0  # evidence beyond this counts no more: it is as clear as can be
+from casemate.core.scanning import SCALE
+
+FIRM = 0.3  # spread of the classes' evidence from which on differences say less
+CEILING = 6.0  # evidence beyond this counts no more: it is as clear as can be
 
 
 class Rate(BaseModel):
@@ -36,7 +39,6 @@ class Calibration(BaseModel):
 
     made: str
     weights: dict[str, float]
-    reference: dict[str, float]
     bias: float
     threshold: float
     auc: Rate
@@ -46,27 +48,33 @@ class Calibration(BaseModel):
     unseen: dict[str, Rate]
 
     def scores(self, evidence: Mapping[str, Tensor], usual: Mapping[str, Tensor]) -> Tensor:
-        """Combine evidence (K,) by detector, given what references show, to log-odds of classes (K,)."""
-        total = torch.full_like(next(iter(evidence.values())), self.bias)
-        for parts, weights in ((evidence, self.weights), (usual, self.reference)):
-            for name, weight in weights.items():
-                if name in parts:
-                    total = total + weight * features(parts[name])
-        return total
+        """Combine evidence (K,) by detector, beyond what is usual, to log-odds of classes (K,)."""
+        parts = [
+            weight * beyond(evidence[name], usual.get(name))
+            for name, weight in self.weights.items()
+            if name in evidence
+        ]
+        return self.bias + torch.stack(parts).sum(0)
 
     def shares(self, evidence: Mapping[str, Tensor], usual: Mapping[str, Tensor], c: int) -> dict[str, float]:
         """Say how much each detector adds to the score of class c."""
         return {
-            name: weight * float(features(evidence[name])[c])
-            + self.reference.get(name, 0.0) * (float(features(usual[name])[c]) if name in usual else 0.0)
+            name: weight * float(beyond(evidence[name], usual.get(name))[c])
             for name, weight in self.weights.items()
             if name in evidence
         }
 
 
-def features(evidence: Tensor) -> Tensor:
-    """Bound evidence: a class that is harder to call up than usual is no less suspicious than others."""
-    return evidence.clamp(-1.0, CEILING)
+def beyond(evidence: Tensor, usual: Tensor | None) -> Tensor:
+    """Take from evidence (K,) what references show of the same class, and bound the rest.
+
+    A class that is harder to call up than others, here or in references, is no less suspicious than a
+    usual one. Where classes differ much anyway, a difference says less.
+    """
+    evidence = evidence.double()
+    known = torch.zeros(()) if usual is None else usual.clamp(min=0)
+    spread = SCALE * torch.quantile((evidence - torch.quantile(evidence, 0.5)).abs(), 0.5)
+    return (evidence - known).clamp(0, CEILING) / (1 + (spread / FIRM).square()).sqrt()
 
 
 @cache

@@ -19,10 +19,9 @@ from casemate.core.tick import Tick, ignore
 from casemate.core.weights import lipschitz, signature
 from casemate.ops.rng import generator
 
-DETECTORS = (
-    "scanning.neural_cleanse", "scanning.least_perturbation", "scanning.warp_inversion",
-    "scanning.artificial_brain_stimulation",
-)  # fmt: skip
+NEURAL_CLEANSE, ABS = "scanning.neural_cleanse", "scanning.artificial_brain_stimulation"
+DETECTORS = (NEURAL_CLEANSE, "scanning.least_perturbation", "scanning.warp_inversion", ABS)
+HALF = 0.5  # of an ordinary class's mask is what a patch that excites neurons may cover
 NETS: dict[str, Callable[..., nn.Module]] = {"small_cnn": partial(small_cnn, width=8, hidden=32)}
 REFERENCES = len(NETS)
 
@@ -50,7 +49,10 @@ def collected(
         label = f"{title}{title_of(name)}"
         progress.start(label, label)
         try:
-            traces[name] = find(name).run(model, clean, rng=generator(seed, name), tick=progress.step)
+            settings = _settings(name, traces, clean)
+            traces[name] = find(name).run(
+                model, clean, rng=generator(seed, name), tick=progress.step, **settings
+            )
             evidence[name] = traces[name].evidence
         except NotApplicable as error:
             left_out[name] = str(error)
@@ -64,6 +66,17 @@ def collected(
         except NotApplicable as error:
             left_out[name] = str(error)
     return Evidence(evidence, traces, left_out)
+
+
+def _settings(name: str, known: Mapping[str, Traces], clean: Samples) -> dict[str, float]:
+    """Let the triggers of ABS cover half of what an ordinary class needs, where that is known.
+
+    Pictures of many pixels have natural triggers of a small share of them, and small ones of a large.
+    """
+    if name != ABS or NEURAL_CLEANSE not in known:
+        return {}
+    usual = float(torch.quantile(known[NEURAL_CLEANSE].size, 0.5))
+    return {"cover": min(1.0, max(1.0, HALF * usual) / (clean.shape[1] * clean.shape[2]))}
 
 
 def mean(found: Sequence[Mapping[str, Tensor]], classes: int) -> dict[str, Tensor]:

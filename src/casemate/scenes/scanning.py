@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from casemate.builtin.data import digits
+from casemate.builtin.data import digits, fashion_mini
+from casemate.builtin.target import recipe
 from casemate.scenes.backdoors import digit_recipe
 from casemate.scenes.scene import Bar, ScanningScene, Scene
 
@@ -26,8 +27,17 @@ SCENES: dict[str, Scene] = {
     "scanning.least_perturbation": _digits(
         "The least perturbation names the class of a blended backdoor", "backdoor.blended", 0.1, 0.75
     ),
-    "scanning.warp_inversion": _digits("The least warp names the class of WaNet", "backdoor.wanet", 0.2, 0.5),
+    # warps by a pixel of eight by eight are no smaller than those that call up other digits
+    "scanning.warp_inversion": ScanningScene(
+        title="The least warp names the class of WaNet on clothes",
+        bar=Bar("detection_rate", at_least=0.75, gap=0.4),
+        attack="backdoor.wanet",
+        rate=0.2,
+        recipe=recipe,
+        data=fashion_mini,
+        attack_params={"strength": 1.5},
+    ),
     "scanning.artificial_brain_stimulation": _digits(
-        "ABS names the class of a blended backdoor", "backdoor.blended", 0.1, 0.5
+        "ABS names the class of a blended backdoor", "backdoor.blended", 0.1, 0.75
     ),
 }

@@ -27,7 +27,7 @@ LEVELS = (0.5, 1.0, 1.5, 2.0)  # what a unit is set to, in multiples of the laye
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 AT_A_TIME = 512  # rows of one pass
 OTHERS = 0.2  # weight of what the other units of the layer are changed by
-FLOOR = 0.005  # successes this far from 0 and 1 and further are not told apart
+FLOOR = 0.05  # successes this far from 0 and 1 and further are not told apart
 TOO_LARGE = 10.0  # weight of what a mask covers beyond its limit, as a share of the limit
 
 
