@@ -16,7 +16,7 @@ from casemate.core.tick import Tick, ignore
 
 STAMPED = 0.5  # stamped rows per clean one; the paper stamps a fifth of its rows, and has a tenth of the training set
 EPOCHS = 15
-RATE = 5e-4
+RATE = 2e-3
 
 
 class Within:
