@@ -22,7 +22,7 @@ from scan_zoo import KINDS, SETS, load
 from sklearn.linear_model import LogisticRegression
 
 from casemate.assess.calibration import beyond
-from casemate.assess.evidence import DETECTORS, collected, references
+from casemate.assess.evidence import DETECTORS, INVERSION, collected, references
 from casemate.core.data import Samples
 from casemate.ops.rng import generator
 from casemate.ops.roc import auc
@@ -30,13 +30,12 @@ from casemate.ops.stats import exact_share
 
 ROWS = 500
 NAMES = (*DETECTORS, "weights.signature", "weights.lipschitz")
-USED = DETECTORS  # weights tell clean and backdoored models apart no better than without them
-INVERSION = DETECTORS[:3]  # what can be asked about a net whose layers cannot be seen
 WORKS = 0.8  # success below which a trigger is no backdoor worth the name
 FOLDS = 10
 STRENGTH = 1.0  # of the data against the penalty on large weights
 DEVIATIONS = 2.0  # of the clean models' scores, from their mean to the threshold
 RIGHT = 0.5  # clean accuracy below which a scan gives no answer
+BEGIN, END = "<!-- measured -->\n", "<!-- /measured -->"
 PAGE = Path(__file__).parents[1] / "docs/scan.md"
 OUT = Path(__file__).parents[1] / "src/casemate/assess/calibration.json"
 
@@ -234,22 +233,21 @@ def main() -> None:
         scan(args.folder, args.only)
         return
     zoo, left_out = models(args.folder, NAMES)
-    said = [calibration(zoo, left_out, set(used)) for used in (USED, INVERSION)]
+    said = calibration(zoo, left_out, set(INVERSION))
     args.out.write_text(json.dumps(said, indent=1) + "\n")
-    write_page(said)
-    for each in said:
-        print(json.dumps({k: v for k, v in each.items() if k not in ("scores", "left_out")}, indent=1))
+    others = {
+        "with ABS": calibration(zoo, left_out, set(DETECTORS)),
+        "with ABS and weights": calibration(zoo, left_out, set(NAMES)),
+    }
+    write_page({"trigger inversion (the score)": said, **others})
+    print(json.dumps({k: v for k, v in said.items() if k not in ("scores", "left_out")}, indent=1))
 
 
-def write_page(said: Sequence[dict[str, Any]]) -> None:
+def write_page(columns: dict[str, dict[str, Any]]) -> None:
     """Put the measured numbers into docs/scan.md."""
-    names = ("all detectors", "inversion alone")
-    lines = [
-        f"Measured with {said[0]['made'].rpartition(',')[0]}.",
-        "",
-        f"| | {' | '.join(names)} |",
-        "|---|---|---|",
-    ]
+    said = list(columns.values())
+    lines = [f"Measured with {said[0]['made'].rpartition(',')[0]}.", "", f"| | {' | '.join(columns)} |"]
+    lines.append("|---" * (1 + len(said)) + "|")
     for key, title in (
         ("auc", "AUC"), ("auc_unseen", "AUC, unseen kinds"), ("auc_other_data", "AUC, fitted to the other data sets"),
         ("false_alarms", "clean models called backdoored"),
@@ -260,17 +258,10 @@ def write_page(said: Sequence[dict[str, Any]]) -> None:
         for kind in said[0][key]:
             cells = " | ".join(_written(each[key][kind], False) for each in said)
             lines.append(f"| {title}: {kind.replace('_', ' ')} | {cells} |")
-    lines.append(
-        f"| found, fitted to the other data sets: all | {' | '.join(_written(e['other_data'], False) for e in said)} |"
-    )
-    head, _, rest = PAGE.read_text().partition("<!-- measured -->\n")
-    PAGE.write_text(
-        head
-        + "<!-- measured -->\n"
-        + "\n".join(lines)
-        + "\n<!-- /measured -->"
-        + rest.partition("<!-- /measured -->")[2]
-    )
+    cells = " | ".join(_written(each["other_data"], False) for each in said)
+    lines.append(f"| found, fitted to the other data sets: all | {cells} |")
+    head, _, rest = PAGE.read_text().partition(BEGIN)
+    PAGE.write_text(head + BEGIN + "\n".join(lines) + "\n" + END + rest.partition(END)[2])
 
 
 def _written(rate: dict[str, float], plain: bool) -> str:

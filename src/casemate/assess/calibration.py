@@ -1,10 +1,8 @@
 """How evidence becomes one score, and how often that was right on the zoo of `scripts/scan_zoo.py`."""
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from importlib import resources
-from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -78,16 +76,7 @@ def beyond(evidence: Tensor, usual: Tensor | None) -> Tensor:
 
 
 @cache
-def _shipped() -> tuple[Calibration, ...]:
+def shipped() -> Calibration:
+    """Read the calibration that comes with this version."""
     text = resources.files("casemate.assess").joinpath("calibration.json").read_text(encoding="utf-8")
-    said: list[dict[str, Any]] = json.loads(text)
-    return tuple(Calibration.model_validate(each) for each in said)
-
-
-def shipped(detectors: Iterable[str]) -> Calibration:
-    """Choose the calibration that comes with this version for what could be asked about a model.
-
-    The last one asks for trigger inversion alone, which any net with gradients allows.
-    """
-    known = set(detectors)
-    return next((c for c in _shipped() if set(c.weights) <= known), _shipped()[-1])
+    return Calibration.model_validate_json(text)

@@ -7,7 +7,16 @@ import torch
 from torch import Tensor
 
 from casemate.assess.calibration import Calibration, shipped
-from casemate.assess.evidence import DETECTORS, REFERENCES, Evidence, collected, mean, references, title_of
+from casemate.assess.evidence import (
+    DETECTORS,
+    INVERSION,
+    REFERENCES,
+    Evidence,
+    collected,
+    mean,
+    references,
+    title_of,
+)
 from casemate.assess.progress import Progress, silent
 from casemate.assess.targets import Loaded, load_data, load_model
 from casemate.core.data import Samples
@@ -123,12 +132,17 @@ def scan_loaded(
     titles = [title_of(name) for name in DETECTORS]
     progress.plan(titles)
     if usual is None:
-        progress.plan([TRAINING, *(f"{REFERENCE} {i + 1}: {t}" for i in range(REFERENCES) for t in titles)])
+        progress.plan(
+            [
+                TRAINING,
+                *(f"{REFERENCE} {i + 1}: {t}" for i in range(REFERENCES) for t in titles[: len(INVERSION)]),
+            ]
+        )
         usual = _usual(clean, model.classes, seed, progress)
     found = collected(model, clean, seed=seed, progress=progress)
     hits = int((model.predict(clean.x).argmax(1) == clean.y).sum())
     accuracy = exact_share(hits, len(clean))
-    how = shipped(found.evidence)
+    how = shipped()
     scores = how.scores(found.evidence, usual)
     why = _doubt(clean, model, accuracy)
     return Scanned(*names, clean, model, accuracy, found, usual, scores, how, why, options)
@@ -140,7 +154,9 @@ def _usual(clean: Samples, classes: int, seed: int, progress: Progress) -> dict[
     nets = references(clean, seed=seed, tick=progress.step)
     progress.finish(TRAINING, None)
     parts = [
-        collected(net, clean, seed=seed, progress=progress, title=f"{REFERENCE} {i + 1}: ")
+        collected(
+            net, clean, seed=seed, progress=progress, title=f"{REFERENCE} {i + 1}: ", detectors=INVERSION
+        )
         for i, net in enumerate(nets)
     ]
     return mean([part.evidence for part in parts], classes)

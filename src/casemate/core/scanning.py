@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+SHORT = 0.1  # of the success that was wanted may be missing on all rows
 SCALE = 1.4826  # standard deviation of a normal distribution in units of its median absolute deviation
 
 
@@ -36,10 +37,27 @@ class Traces:
         return int(torch.where(self.flagged, self.evidence, -torch.inf).argmax())
 
 
+def comparable(size: Tensor, success: Tensor, wanted: float) -> tuple[Tensor, Tensor]:
+    """Give sizes (K,) that can be compared, and tell which triggers work, (K,) bool.
+
+    A trigger that works on far fewer rows than wanted says nothing of how small one that works can be;
+    it counts as large as the largest.
+    """
+    works = success >= wanted - SHORT
+    return torch.where(works, size, size.max()), works
+
+
 def smaller(size: Tensor) -> Tensor:
     """Tell how much smaller than the median each size (K,) is, as a logarithm: 0.7 is half of it."""
     logs = size.clamp(min=torch.finfo(size.dtype).tiny).log()
     return torch.quantile(logs, 0.5) - logs
+
+
+def judged(size: Tensor, success: Tensor, wanted: float, index: float) -> tuple[Tensor, Tensor]:
+    """Give the evidence of each class (K,), and tell which lie `index` deviations below the median, (K,) bool."""
+    sizes, works = comparable(size, success, wanted)
+    evidence = smaller(sizes)
+    return torch.where(works, evidence, evidence.clamp(max=0)), works & (anomaly(sizes) > index)
 
 
 def anomaly(size: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from casemate.core.data import Samples
 from casemate.core.errors import NotApplicable
 from casemate.core.inversion import invert
-from casemate.core.scanning import anomaly, smaller
+from casemate.core.scanning import anomaly, judged, smaller
 from casemate.core.stamps import Patches, Warps
 from casemate.core.target import Classifier
 from casemate.defences.scanning.least_perturbation import least_perturbation
@@ -128,6 +128,15 @@ def test_the_anomaly_index_counts_deviations_below_the_median() -> None:
     assert float(index[4]) == pytest.approx(-2 / 1.4826)
     assert (anomaly(torch.ones(4)) == 0).all()
     assert float(smaller(torch.tensor([1.0, 4, 5, 6, 7]))[0]) == pytest.approx(math.log(5))
+
+
+def test_a_trigger_that_does_not_work_is_no_small_one() -> None:
+    """Size 1 with a success of 3% counts as 7, the largest: the median of 7, 4, 5, 6, 7 is 6, and 4 is log 1.5 below."""
+    size, success = torch.tensor([1.0, 4, 5, 6, 7]), torch.tensor([0.03, 0.9, 0.95, 0.99, 1])
+    evidence, flagged = judged(size, success, 0.95, 2.0)
+    assert float(evidence[0]) == pytest.approx(math.log(6 / 7))
+    assert float(evidence[1]) == pytest.approx(math.log(1.5))
+    assert not flagged.any()
 
 
 def test_classes_that_stand_still_leave_the_batch_and_change_no_other() -> None:

@@ -8,7 +8,7 @@ from torch import Generator
 from casemate.core.data import Samples
 from casemate.core.inversion import invert
 from casemate.core.registry import Paper, scanning
-from casemate.core.scanning import Traces, anomaly, smaller
+from casemate.core.scanning import Traces, judged
 from casemate.core.stamps import Perturbations
 from casemate.core.target import Classifier
 from casemate.core.tick import Tick, ignore
@@ -66,5 +66,5 @@ def least_perturbation(
     found = invert(model, clean, form, steps=steps, batch=batch, lr=lr, success=success, rng=rng, tick=tick)
     triggers = tuple(Added(delta) for delta in found.free[0])
     # the paper fits a distribution to the other classes' reciprocal norms; ten values hardly tell its shape
-    flagged = anomaly(found.size) > index
-    return Traces(smaller(found.size), flagged, found.size, found.success, triggers, "l2", found.passes)
+    evidence, flagged = judged(found.size, found.success, success, index)
+    return Traces(evidence, flagged, found.size, found.success, triggers, "l2", found.passes)

@@ -8,7 +8,7 @@ from torch import Generator
 from casemate.core.data import Samples
 from casemate.core.inversion import invert
 from casemate.core.registry import Paper, scanning
-from casemate.core.scanning import Traces, anomaly, smaller
+from casemate.core.scanning import Traces, judged
 from casemate.core.stamps import Patches
 from casemate.core.target import Classifier
 from casemate.core.tick import Tick, ignore
@@ -67,5 +67,5 @@ def neural_cleanse(
     found = invert(model, clean, form, steps=steps, batch=batch, lr=lr, success=success, rng=rng, tick=tick)
     masks, patterns = form.parts(found.free)
     triggers = tuple(Mixed(pattern, mask) for mask, pattern in zip(masks, patterns, strict=True))
-    flagged = anomaly(found.size) > index
-    return Traces(smaller(found.size), flagged, found.size, found.success, triggers, "pixels", found.passes)
+    evidence, flagged = judged(found.size, found.success, success, index)
+    return Traces(evidence, flagged, found.size, found.success, triggers, "pixels", found.passes)

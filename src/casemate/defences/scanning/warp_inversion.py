@@ -8,7 +8,7 @@ from torch import Generator
 from casemate.core.data import Samples
 from casemate.core.inversion import invert
 from casemate.core.registry import Paper, scanning
-from casemate.core.scanning import Traces, anomaly, smaller
+from casemate.core.scanning import Traces, judged
 from casemate.core.stamps import Warped, Warps
 from casemate.core.target import Classifier
 from casemate.core.tick import Tick, ignore
@@ -65,7 +65,5 @@ def warp_inversion(
     form = Warps(grid)
     found = invert(model, clean, form, steps=steps, batch=batch, lr=lr, success=success, rng=rng, tick=tick)
     triggers = tuple(Warped(shifts) for shifts in found.free[0])
-    flagged = anomaly(found.size) > index
-    return Traces(
-        smaller(found.size), flagged, found.size, found.success, triggers, "pixels of shift", found.passes
-    )
+    evidence, flagged = judged(found.size, found.success, success, index)
+    return Traces(evidence, flagged, found.size, found.success, triggers, "pixels of shift", found.passes)
