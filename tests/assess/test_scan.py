@@ -1,6 +1,7 @@
 """Scanning a model of one's own: what is refused, what is said, and a backdoor found and mended."""
 
 import json
+import math
 from functools import partial
 from pathlib import Path
 
@@ -115,13 +116,20 @@ def test_R7_the_rate_of_false_alarms_on_twenty_clean_models_or_more_stands_besid
 
 
 def test_the_score_is_the_weighted_sum_of_evidence_beyond_what_is_usual() -> None:
-    """Of 9 - 1 the ceiling 6 counts, of 2 - 0 all, of 1 - 3 nothing: -2 + 1.5 * (6, 2, 0) = 7, 1, -2."""
+    """Of 9 - 1 the ceiling 6 counts, of 2 - 0 all, of 1 - 3 nothing.
+
+    The median is 2, the deviations from it are 7, 0 and 1, of median 1: a spread of 1.4826, which at a firm
+    one of 0.3 leaves f = 1 / sqrt(1 + (1.4826 / 0.3)^2) of each. So -2 + 1.5 * f * (6, 2, 0).
+    """
     rate = Rate(value=0, low=0, high=1, n=1)
     how = Calibration(made="", weights={"a": 1.5, "gone": 7.0}, bias=-2.0, threshold=0.0, auc=rate, auc_unseen=rate,
                       false_alarms=rate, found={}, unseen={})  # fmt: skip
+    firm = 1 / math.sqrt(1 + (1.4826 / 0.3) ** 2)
     found, usual = {"a": torch.tensor([9.0, 2.0, 1.0])}, {"a": torch.tensor([1.0, -1.0, 3.0])}
-    torch.testing.assert_close(how.scores(found, usual), torch.tensor([7.0, 1.0, -2.0]).double())
-    assert how.shares(found, usual, 0) == {"a": 9.0}
+    torch.testing.assert_close(
+        how.scores(found, usual), -2 + 1.5 * firm * torch.tensor([6.0, 2.0, 0.0]).double()
+    )
+    assert how.shares(found, usual, 0)["a"] == pytest.approx(9 * firm)
 
 
 def test_the_score_asks_only_for_what_any_net_with_gradients_allows() -> None:
