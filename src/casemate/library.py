@@ -8,7 +8,8 @@ from casemate.assess import assessment
 from casemate.assess.assessment import Options
 from casemate.assess.compare import compare
 from casemate.assess.harden import harden
-from casemate.assess.plan import Plan, adapting, preset, read_plan
+from casemate.assess.plan import Plan, adapting, read_plan
+from casemate.assess.presets import preset
 from casemate.assess.progress import Progress, silent
 from casemate.assess.prove import prove
 from casemate.assess.result import Assessment

@@ -1,28 +1,31 @@
 """How a defence is chosen: by what an attack that knows it leaves standing."""
 
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from casemate.assess import cleansing
+from casemate.assess import cleansing, retrain
 from casemate.assess.bench import Bench
 from casemate.assess.choosing import LEAST, MOST, NONE, ROBUST, SEEN, UNSEEN, choose_rows, ranked, recommended
 from casemate.assess.cleansing import against_backdoors, candidates, cleanest, helps
 from casemate.assess.families.evasion import subset
 from casemate.assess.harden import _against_evasion
-from casemate.assess.plan import preset
+from casemate.assess.presets import preset
 from casemate.assess.progress import silent
 from casemate.assess.retrain import robust_share
 from casemate.assess.serve import serve
 from casemate.assess.store import Store
 from casemate.core.data import Samples
 from casemate.core.errors import UsageError
+from casemate.core.recipe import Recipe
 from casemate.core.registry import find
 from casemate.core.target import Classifier, Prepared
 from casemate.core.threat import Lp
+from casemate.ops.rng import generator
 from casemate.ops.stats import Estimate
 
 BALL = Lp(norm="linf", eps=0.1)
@@ -147,10 +150,57 @@ def test_answers_to_backdoors_are_ordered_by_effect_and_dear_ones_come_last():
 
 def test_screenings_that_are_blind_to_backdoors_are_not_tried_against_them():
     tried = [e.id for e in candidates(None)]
-    assert {"screening.spectral", "screening.strip", "repair.fine_pruning"} <= set(tried)
-    assert not {"screening.high_loss", "screening.deep_knn"} & set(tried)
+    assert {
+        "screening.spectral",
+        "screening.strip",
+        "training.abl",
+        "repair.fine_pruning",
+        "repair.i_bau",
+    } <= set(tried)
+    assert not {"screening.high_loss", "screening.deep_knn", "screening.epic", "training.dpa"} & set(tried)
     assert candidates(find("screening.strip")) == [find("screening.strip")]
     assert candidates(find("training.trades")) == []
+
+
+def test_a_stopped_choice_goes_on_where_it_stopped(bench, monkeypatch):
+    """What was measured before the stop is not measured again, and the answers are the same."""
+    _, first, whole = _against_evasion(bench, BALL, find("serving.bit_depth"), 60, 0, silent)
+
+    def measured_again(*said):
+        raise AssertionError("measured before")
+
+    monkeypatch.setattr(retrain, "robust_share", measured_again)
+    _, again, price = _against_evasion(bench, BALL, find("serving.bit_depth"), 60, 0, silent)
+    assert price == whole
+    assert again == first
+    with pytest.raises(AssertionError, match="measured before"):
+        _against_evasion(bench, BALL, find("serving.bit_depth"), 60, 1, silent)
+
+
+def test_a_stopped_training_keeps_what_was_trained(bench, monkeypatch):
+    """Three defences are trained and the run is killed after the first: the second run trains the others."""
+    asked = []
+
+    class Killed(Exception):
+        pass
+
+    def train(jobs, /, *, tick, done):
+        for i, (recipe, data, seed) in enumerate(jobs):
+            asked.append(seed)
+            done(i, recipe(data, rng=generator(seed)))
+            if len(asked) == 1:
+                raise Killed
+
+    recipes = {n: Recipe(partial(nn.Linear, 2, 2), n, epochs=1, batch=8) for n in ("a", "b", "c")}
+    bench = replace(bench, train_many=train, digests={"target": "t", "data": "d"})
+    bench.store.open()
+    with pytest.raises(Killed):
+        retrain._weights(bench, recipes, bench.train, 0, silent)
+    models, seconds = retrain._weights(bench, recipes, bench.train, 0, silent)
+    assert len(asked) == 3
+    assert set(models) == set(seconds) == set(recipes)
+    undisturbed = recipes["a"](bench.train, rng=generator(asked[0])).net.weight
+    assert torch.equal(models["a"].net.weight, undisturbed)
 
 
 def test_a_defence_that_does_not_fit_is_refused(bench):

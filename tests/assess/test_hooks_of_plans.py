@@ -2,7 +2,8 @@ import pytest
 
 from casemate.assess.assessment import assess
 from casemate.assess.case import Case
-from casemate.assess.plan import Ask, Threat, adapting, preset, read_plan
+from casemate.assess.plan import Ask, Threat, adapting, read_plan
+from casemate.assess.presets import preset
 from casemate.assess.result import Requirement
 from casemate.core.adaptive import Hooks
 from casemate.core.errors import UsageError

@@ -1,6 +1,7 @@
 import pytest
 
-from casemate.assess.plan import ENSEMBLES, check, customary_eps, preset, read_plan
+from casemate.assess.plan import ENSEMBLES, check, customary_eps, read_plan
+from casemate.assess.presets import preset
 from casemate.core.errors import UnknownMethod, UsageError
 
 PLAN = """
@@ -26,6 +27,11 @@ def written(tmp_path, text):
 @pytest.mark.parametrize("name", ["quick", "standard", "thorough"])
 def test_every_preset_names_only_methods_and_parameters_that_exist(name):
     check(preset(name))
+
+
+def test_a_longer_preset_asks_all_that_a_shorter_one_asks():
+    quick, standard, thorough = ({t.id for t in preset(n).threats} for n in ("quick", "standard", "thorough"))
+    assert quick < standard < thorough
 
 
 def test_an_unknown_preset_is_refused():

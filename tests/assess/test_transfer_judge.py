@@ -8,7 +8,8 @@ import torch
 from casemate.assess.bench import Bench
 from casemate.assess.case import Case
 from casemate.assess.families.evasion import attempt, measure
-from casemate.assess.plan import check, preset
+from casemate.assess.plan import check
+from casemate.assess.presets import preset
 from casemate.assess.store import Store
 from casemate.core.data import Samples
 from casemate.core.errors import NotApplicable, UsageError

@@ -133,20 +133,34 @@ def test_transfer_is_compared_with_gradients_in_the_same_ball_or_a_larger_one(tm
     assert overtaken([black, moved], store) == []
 
 
-def test_the_worst_rate_decides_and_all_rates_make_a_curve(tmp_path):
+def test_the_worst_rate_decides_and_all_rates_make_a_curve_per_attack(tmp_path):
+    """Two attacks at two rates each; the second asks for a trigger of another size as well, at one rate."""
     threat = Threat(
         id="patch", title="Trigger", family="backdoor", attacks=(Ask(method="backdoor.badnets"),),
         rates=(0.01, 0.1), require=Requirement(metric="attack_success", at_most=0.1),
     )  # fmt: skip
     results = []
-    for rate, hits in ((0.1, 99), (0.01, 5)):
-        case = Case(method="backdoor.badnets", version=1, data="d", rows=100, rate=rate)
-        metrics = {"attack_success": share(hits, 100)}
-        results.append(Result(key=case.key, case=case, status="done", metrics=metrics, baseline={}, clean={}))
+    asked = [
+        ("badnets", {}, 0.1, 99),
+        ("badnets", {}, 0.01, 5),
+        ("wanet", {}, 0.1, 20),
+        ("wanet", {}, 0.01, 2),
+    ]
+    asked += [("badnets", {"patch": 2}, 0.1, 7), ("badnets", {"patch": 2}, 0.01, 3), ("blended", {}, 0.1, 3)]
+    for name, params, rate, hits in asked:
+        case = Case(method=f"backdoor.{name}", version=1, params=params, data="d", rows=100, rate=rate)
+        metrics, idle = ({"attack_success": share(n, 100)} for n in (hits, 1))
+        results.append(
+            Result(key=case.key, case=case, status="done", metrics=metrics, baseline=idle, clean={})
+        )
     drawn = verdict(Store(tmp_path), results, threat=threat)
     assert drawn.outcome == "falls"
     assert drawn.measured == share(99, 100)
-    assert drawn.curves["attack_success_rate"].x == [0.01, 0.1]
+    assert drawn.curves["badnets"].x == [0.01, 0.1]
+    assert {name: curve.y for name, curve in drawn.curves.items() if "random" not in name} == {
+        "badnets": [0.05, 0.99], "wanet": [0.02, 0.2], "badnets (2)": [0.03, 0.07]
+    }  # fmt: skip
+    assert drawn.curves["wanet, random baseline"].y == [0.01, 0.01]
     assert drawn.budget == "1%, 10% of the training rows"
 
 

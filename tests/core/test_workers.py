@@ -114,6 +114,23 @@ def test_a_pool_of_one_trains_here_and_gives_the_same(pool: Workers) -> None:
         assert_equal(here, there)
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_each_victim_is_told_of_as_soon_as_it_is_there(count: int) -> None:
+    """A run that is stopped at the third victim has been given the two before it, or what else had ended."""
+    told: dict[int, Classifier] = {}
+
+    def done(job: int, model: Classifier) -> None:
+        told[job] = model
+        if len(told) == 2:
+            raise KeyboardInterrupt
+
+    with Workers(count) as workers, pytest.raises(KeyboardInterrupt):
+        workers.train_many([(RECIPE, data(), seed) for seed in (1, 2, 3)], done=done)
+    assert len(told) == 2
+    for job, model in told.items():
+        assert_equal(model, RECIPE(data(), rng=generator(job + 1)))
+
+
 def test_selections_equal_copies_of_their_rows(pool: Workers) -> None:
     samples, rows = data(), torch.tensor([5, 3, 3, 40, 41, 42, 7, 8, 9, 10, 11, 59])
     flipped = (samples.y[rows] + 1) % 3

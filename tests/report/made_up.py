@@ -195,6 +195,7 @@ def verdicts(results: list[Result], hostile: str) -> tuple[Verdict, ...]:
         x=[0.002, 0.01], y=[140 / 750, 741 / 750], low=[0.16, 0.97], high=[0.22, 0.99],
         x_label="share of the training rows that are poisoned", y_label="attack success",
     )  # fmt: skip
+    idle = rate.model_copy(update={"y": [0.01, 0.012], "low": [0.0, 0.0], "high": [0.02, 0.02]})
     return (
         Verdict(
             threat="evasion-linf", title=f"Small changes of every value {hostile}".strip(), family="evasion",
@@ -223,7 +224,7 @@ def verdicts(results: list[Result], hostile: str) -> tuple[Verdict, ...]:
             why="required: attack success at most 10%", requirement="attack success at most 10%",
             metric="attack_success", measured=share(741, 750), baseline=share(9, 750), clean=share(9, 750),
             budget="0.2%, 1% of the training rows", access="training data", tried=(low.key, high.key),
-            curves={"attack_success_rate": rate},
+            curves={"badnets": rate, "badnets, random baseline": idle},
         ),
         Verdict(
             threat="poisoning-labels", title="Wrong labels in the training data", family="poisoning",

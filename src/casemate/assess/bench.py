@@ -15,7 +15,7 @@ from casemate.core.recipe import Recipe
 from casemate.core.registry import Entry
 from casemate.core.target import Classifier, Prepared
 from casemate.core.tick import Tick
-from casemate.core.workers import Job
+from casemate.core.workers import Done, Job
 from casemate.ops.stats import Estimate
 
 PLAIN = Hooks()
@@ -24,7 +24,7 @@ PLAIN = Hooks()
 class TrainMany(Protocol):
     """Train several victims side by side: recipes, data and seeds in, classifiers out, in order."""
 
-    def __call__(self, jobs: Sequence[Job], /, *, tick: Tick) -> list[Classifier]:
+    def __call__(self, jobs: Sequence[Job], /, *, tick: Tick, done: Done = ...) -> list[Classifier]:
         """Train the jobs."""
         ...
 
@@ -35,7 +35,8 @@ class Bench:
 
     `test` was not seen in training, `train` was; `train` and `recipe` may be None, and then
     poisoning and membership cannot be tested. `train_many` trains victims in parallel; `cache` keeps
-    what several cases share, such as clean victims and shadow models, for one run. An attack crafted
+    what several cases share, such as clean victims and shadow models, for one run, and with
+    `keep_poisoned` poisoned victims as well, for whoever tries several defences on them. An attack crafted
     elsewhere works on `surrogate`, the mean logits of the adversary's own models. `hooks` are what the
     target calls for where a plan says nothing else.
     """
@@ -49,6 +50,7 @@ class Bench:
     store: Store
     digests: Mapping[str, str] = field(default_factory=dict)
     cache: dict[str, Any] = field(default_factory=dict)
+    keep_poisoned: bool = False
     surrogate: Prepared | None = None
     hooks: Hooks = PLAIN
 

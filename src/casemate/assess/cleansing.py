@@ -1,7 +1,7 @@
-"""Choose what cleans poisoned training data or mends the victim, by what a backdoor still achieves."""
+"""Choose what cleans poisoned data, trains in spite of them or mends the victim, by what a backdoor achieves."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from casemate.assess.assessment import cases_of
@@ -20,7 +20,7 @@ Asked = tuple[str, float | None]  # method and rate of a case
 def against_backdoors(
     falling: Sequence[Threat], bench: Bench, plan: Plan, named: Entry | None, seed: int, progress: Progress
 ) -> tuple[dict[str, tuple[str, ...]], dict[str, Any], list[str]]:
-    """Choose, per backdoor threat, the screening or repair that leaves the trigger least effect.
+    """Choose, per backdoor threat, the screening, training or repair that leaves the trigger least effect.
 
     Args:
         falling: backdoor threats that the model falls to.
@@ -35,6 +35,7 @@ def against_backdoors(
         first; and which of them are recommended.
     """
     known = candidates(named)
+    bench = replace(bench, keep_poisoned=True)
     chosen: dict[str, tuple[str, ...]] = {}
     report: dict[str, Any] = {}
     good: list[str] = []
@@ -57,8 +58,10 @@ def against_backdoors(
 
 
 def candidates(named: Entry | None) -> list[Entry]:
-    """List the screenings and repairs that answer backdoors, or the named one alone if it is one of them."""
-    known = [e for kind in ("screening", "repair") for e in entries(kind) if "backdoor" in e.answers]
+    """List the defences that answer backdoors, or the named one alone if it is one of them."""
+    known = [
+        e for kind in ("screening", "training", "repair") for e in entries(kind) if "backdoor" in e.answers
+    ]
     return [e for e in known if named in (None, e)]
 
 

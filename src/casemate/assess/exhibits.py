@@ -10,16 +10,17 @@ from torch import Tensor
 from casemate.assess.families.evasion import Attempt, ask, attempt, judge, subset
 from casemate.core.adaptive import Hooks
 from casemate.core.data import Samples
-from casemate.core.registry import find
+from casemate.core.registry import Entry, find
 from casemate.core.target import Classifier, Ledger, Prepared
 from casemate.core.threat import Goal, Lp, Misclassify
 from casemate.core.tick import Tick
 from casemate.core.workers import Workers
 from casemate.defences.serving.smoothing import certify, smoothing
+from casemate.defences.training import dpa
 from casemate.ops.rng import generator, seed_of, seeded
 from casemate.ops.rng import rows as row_streams
 from casemate.ops.stats import Estimate, share
-from casemate.scenes.scene import CertifiedScene, ExhibitScene
+from casemate.scenes.scene import CertifiedScene, DividedScene, ExhibitScene
 
 
 @dataclass(frozen=True)
@@ -127,3 +128,58 @@ def certified(scene: CertifiedScene, seed: int, pool: Workers, tick: Tick) -> Ce
         share(int(without.holds(samples.y, scene.radius).sum()), len(samples)),
         int(broken.sum()),
     )
+
+
+@dataclass(frozen=True)
+class Divided:
+    """Accuracy of nets that vote and what it cost; rows that are right for certain, by number of changes.
+
+    `broken` counts certain rows whose answer changed training rows have changed.
+    """
+
+    clean: Estimate
+    lost: float
+    certified: Estimate
+    without: Estimate
+    curve: tuple[tuple[int, float], ...]
+    broken: int
+
+
+def divided(scene: DividedScene, entry: Entry, seed: int, pool: Workers, tick: Tick) -> Divided:
+    """Train nets that vote and one net, certify the first, and change training rows against them."""
+    train, test = scene.data()
+    recipe = entry.run(scene.recipe(), **entry.validate(scene.params))
+    jobs = [(each, train, seed_of(seed, "victim")) for each in (recipe, scene.recipe())]
+    model, plain = pool.train_many(jobs, tick=tick)
+    samples, _ = subset(test, scene.rows, seed)
+    found = dpa.certify(model, samples.x)
+    certain = found.holds(samples.y, scene.changes)
+    n, broken = len(samples), 0
+    if bool(certain.any()):
+        dirty = _relabelled(model, train, samples[certain], found.radius[certain], scene.changes)
+        victim = pool.train_many([(recipe, dirty, seed_of(seed, "victim"))], tick=tick)[0]
+        broken = int((victim.predict(samples.x[certain]).argmax(1) != samples.y[certain]).sum())
+    right, one = (m.predict(samples.x).argmax(1) == samples.y for m in (model, plain))
+    clean = share(int(right.sum()), n)
+    steps = sorted({0, 1, 2, scene.changes, 2 * scene.changes})
+    curve = tuple((r, float(found.holds(samples.y, r).double().mean())) for r in steps)
+    lost = float(one.double().mean()) - clean.value
+    return Divided(clean, lost, share(int(certain.sum()), n), share(0, n), curve, broken)
+
+
+def _relabelled(model: Classifier, train: Samples, rows: Samples, radius: Tensor, changes: int) -> Samples:
+    """Relabel training rows against the row that is least certain: its nearest of its class, one in each part."""
+    assert isinstance(model.net, dpa.Council)
+    weak = int(radius.argmin())
+    aim, y = rows.x[weak], rows.y[weak]
+    votes = model.predict(aim[None])[0]
+    votes[y] = -1
+    dirty = train.y.clone()
+    parts = dpa.divide(train, len(model.net.members))
+    voting = [i for i, net in enumerate(model.net.members) if int(net(aim[None]).argmax()) == int(y)]
+    for i in voting[:changes]:
+        own = parts[i][train.y[parts[i]] == y]
+        if len(own):
+            near = (train.x[own] - aim).flatten(1).norm(dim=1).argmin()
+            dirty[own[near]] = votes.argmax()
+    return Samples(train.x, dirty, train.classes, train.names)

@@ -12,7 +12,7 @@ from casemate.assess.cleansing import adaptive, against_backdoors
 from casemate.assess.plan import Plan, Threat
 from casemate.assess.progress import Progress, silent
 from casemate.assess.result import Assessment, Flag
-from casemate.assess.retrain import replaced, retrain, robust_share, trained_for_a_ball
+from casemate.assess.retrain import replaced, retrain, standing, trained_for_a_ball
 from casemate.assess.serve import SLOW, behind, serve
 from casemate.assess.store import Store
 from casemate.assess.targets import load_data, load_model
@@ -36,7 +36,7 @@ def harden(
     """Defend an assessed target where it falls, and assess it again.
 
     Evasion is answered by training on attacked inputs or by a step in front of the model, each attacked
-    knowing it; backdoors by screening the data or repairing the
+    knowing it; backdoors by screening the data, training in spite of them or repairing the
     victim; without a name every registered defence of the right kind is tried, and the one with
     the best measured effect, on rows that the final numbers do not use, is kept.
 
@@ -108,7 +108,7 @@ def _against_evasion(
     served, effects = serve(bench, fronts, choice.rows, ball, seed, progress) if fronts else (None, {})
     if served is None and not trainings:
         raise UsageError(f"The defence {named.id if named else ''} does not fit this target.")
-    effects = {NONE: effect(robust_share(bench.target, choice.rows, ball, seed)), **effects}
+    effects = {NONE: effect(standing(bench, bench.target, choice.rows, ball, seed)), **effects}
     trained, price = retrain(bench, trainings, choice, ball, seed, progress) if trainings else (None, {})
     effects = ranked({**price.get("candidates", {}), **effects})
     said = {"candidates": effects, "compared_on": f"{len(choice.rows)} {choice.what}"}

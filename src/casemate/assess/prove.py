@@ -13,22 +13,23 @@ from pydantic import BaseModel, ConfigDict
 from casemate.assess.bench import Bench, Measured
 from casemate.assess.case import Case
 from casemate.assess.digest import digest, digest_tensors
-from casemate.assess.exhibits import certified, exhibit
+from casemate.assess.exhibits import certified, divided, exhibit
 from casemate.assess.families import judge_of
 from casemate.assess.progress import Progress, silent
 from casemate.assess.store import Store
 from casemate.assess.surrogates import naming
 from casemate.assess.sweep import sweep
 from casemate.core.compiled import compile_forward
-from casemate.core.data import Samples
+from casemate.core.data import Samples, split
 from casemate.core.ensemble import mean_logits
 from casemate.core.errors import NotApplicable
+from casemate.core.online import online
 from casemate.core.recipe import Recipe
 from casemate.core.registry import Entry, entries
 from casemate.core.registry import find as find_method
 from casemate.core.target import Classifier, Prepared
 from casemate.core.tick import Tick, ignore
-from casemate.core.workers import Job, Selection, Workers
+from casemate.core.workers import Done, Job, Selection, Workers, untold
 from casemate.ops.rng import generator, seed_of, seeded
 from casemate.ops.stats import Estimate, average
 from casemate.scenes import find
@@ -36,6 +37,7 @@ from casemate.scenes.scene import (
     Bar,
     CertifiedScene,
     DefenceScene,
+    DividedScene,
     EvasionScene,
     ExhibitScene,
     ScanningScene,
@@ -111,12 +113,16 @@ class Remembering(Workers):
         super().__init__(count)
         self._known: dict[str, Classifier] = {}
 
-    def train_many(self, jobs: Sequence[Job], *, tick: Tick = ignore) -> list[Classifier]:
+    def train_many(
+        self, jobs: Sequence[Job], *, tick: Tick = ignore, done: Done = untold
+    ) -> list[Classifier]:
         """Train what is new, side by side, and recall the rest."""
         names = [_name(job) for job in jobs]
         new = {name: job for name, job in zip(names, jobs, strict=True) if name not in self._known}
         if new:
             self._known.update(zip(new, super().train_many(list(new.values()), tick=tick), strict=True))
+        for i, name in enumerate(names):
+            done(i, self._known[name])
         return [self._known[name] for name in names]
 
 
@@ -161,7 +167,9 @@ def _show(scene: Scene, entry: Entry, seed: int, pool: Workers, store: Store, pr
             return _certifying(scene, entry, seed, pool, progress)
         case ScanningScene():
             return _sweeping(scene, entry, seed, pool, progress)
-        case DefenceScene() if entry.family == "training":
+        case DividedScene():
+            return _dividing(scene, entry, seed, pool, progress)
+        case DefenceScene() if scene.attack.startswith("evasion"):
             return _hardening(scene, entry, seed, pool, store, progress)
         case DefenceScene():
             return _cleaning(scene, entry, seed, pool, store, progress)
@@ -210,6 +218,18 @@ def _certifying(scene: CertifiedScene, entry: Entry, seed: int, pool: Workers, p
     )
 
 
+def _dividing(scene: DividedScene, entry: Entry, seed: int, pool: Workers, progress: Progress) -> Shown:
+    """Certify nets that vote, and change as many training rows as they should withstand."""
+    found = divided(scene, entry, seed, pool, progress.step)
+    curve = ", ".join(f"{100 * share:.0f}% at {r}" for r, share in found.curve)
+    return (
+        _number(f"accuracy; certified {curve} changes; broken: {found.broken}", found.clean),
+        _number(scene.bar.metric, found.without),
+        _number(scene.bar.metric, found.certified),
+        meets(scene.bar, found.certified, found.without) and found.broken == 0 and found.lost <= scene.price,
+    )
+
+
 def _sweeping(scene: ScanningScene, entry: Entry, seed: int, pool: Workers, progress: Progress) -> Shown:
     """Scan clean and backdoored models."""
     found = sweep(scene, entry, seed, pool, progress.step)
@@ -228,9 +248,13 @@ def _training(
     found = []
     for data in (scene.data, *scene.more):
         train, test = data()
+        recipe = scene.recipe()
+        if scene.history is not None:
+            past, train = split(train, scene.history.rows, generator(seed, "history"))
+            job = scene.history.recipe(), past, seed_of(seed, "history")
+            recipe = online(recipe, pool.train_many([job], tick=progress.step)[0])
         if scene.train_rows is not None:
             train = _some(train, scene.train_rows, seed)
-        recipe = scene.recipe()
         victim = pool.train_many([(recipe, train, seed_of(seed, "victim"))], tick=progress.step)[0]
         bench = _bench(victim, train, test, recipe, pool, store)
         case = _case(entry, scene.params, scene.rows, seed, rate=scene.rate, repeats=scene.repeats)
@@ -302,7 +326,9 @@ def _cleaning(
         attack, found = find_method(name), []
         params = scene.attack_params if name == scene.attack else {}
         for defences in ((), (entry.id,)):
-            case = _case(attack, params, scene.rows, seed, rate=rate, repeats=scene.repeats)
+            case = _case(
+                attack, params, scene.rows, seed, rate=rate, repeats=scene.repeats, budget=scene.budget
+            )
             case = case.model_copy(update={"defences": defences})
             found.append(judge_of(attack.family)(attack, case, bench, progress.step))
         shown.append(_before_after(found[0], found[1], scene))

@@ -1,5 +1,6 @@
 """Train a target again with a defence, and choose between defences by what they achieve."""
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from casemate.assess import checks
 from casemate.assess.assessment import adapted
 from casemate.assess.bench import Bench
 from casemate.assess.choosing import Choice, effect
-from casemate.assess.digest import digest, digest_net
+from casemate.assess.digest import digest, digest_net, digest_tensors
 from casemate.assess.families.evasion import ask, attempt
 from casemate.assess.progress import Progress
 from casemate.assess.result import Flag
@@ -78,7 +79,7 @@ def retrain(
     found = [
         Trained(
             entry, recipes[entry.id], models[entry.id], rest,
-            robust_share(models[entry.id], choice.rows, budget, seed), seconds[entry.id],
+            standing(bench, models[entry.id], choice.rows, budget, seed), seconds[entry.id],
         )
         for entry in candidates
     ]  # fmt: skip
@@ -124,16 +125,24 @@ def _weights(
     progress.plan([title])
     progress.start(title, title)
     begun = time.perf_counter()
-    trained = bench.train_many(
-        [(recipes[n], rest, seed_of(seed, "harden")) for n in missing], tick=progress.step
-    )
-    took = time.perf_counter() - begun
-    for name, model in zip(missing, trained, strict=True):
-        models[name], seconds[name] = model, took
-        weights = {k: v.contiguous() for k, v in model.net.state_dict().items()}
-        save_file(weights, folder / f"{name}.safetensors", {"made": wanted[name], "seconds": str(took)})
+
+    def keep(job: int, model: Classifier) -> None:
+        name = missing[job]
+        models[name], seconds[name] = model, time.perf_counter() - begun
+        card = {"made": wanted[name], "seconds": str(seconds[name])}
+        _save(folder / f"{name}.safetensors", model, card)
+
+    jobs = [(recipes[name], rest, seed_of(seed, "harden")) for name in missing]
+    bench.train_many(jobs, tick=progress.step, done=keep)
     progress.finish(title, None)
     return models, seconds
+
+
+def _save(path: Path, model: Classifier, card: dict[str, str]) -> None:
+    """Write weights whole or not at all, so that a killed run finds what it had trained."""
+    beside = path.with_suffix(f".{os.getpid()}")
+    save_file({k: v.contiguous() for k, v in model.net.state_dict().items()}, beside, card)
+    os.replace(beside, path)
 
 
 def _read(path: Path, made: str, recipe: Recipe, bench: Bench) -> tuple[Classifier, float] | None:
@@ -151,6 +160,14 @@ def _read(path: Path, made: str, recipe: Recipe, bench: Bench) -> tuple[Classifi
     net.to(bench.target.device).eval()
     model = Classifier(net, bench.target.classes, bench.target.shape, device=bench.target.device)
     return model, float(card["seconds"])
+
+
+def standing(bench: Bench, model: Classifier, rows: Samples, budget: Lp, seed: int) -> Estimate:
+    """Estimate the robust share of a candidate, or read it where a stopped run had measured it."""
+    known = {"x": rows.x, "y": rows.y}
+    parts = (bench.digests["target"], digest_net(model.net), digest_tensors(known), repr(budget), str(seed))
+    key = digest("robust share", str(find("evasion.pgd").version), *parts)
+    return bench.store.estimate(key, lambda: robust_share(model, rows, budget, seed))
 
 
 def robust_share(model: Classifier, rows: Samples, budget: Lp, seed: int) -> Estimate:

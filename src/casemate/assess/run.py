@@ -100,7 +100,8 @@ def _absent(case: Case, status: str, reason: str, bench: Bench) -> Result:
 def describe(case: Case) -> str:
     """Name a case for a progress line."""
     rate = f" at {100 * case.rate:g}%" if case.rate is not None else ""
-    return f"{case.method}{rate}"
+    behind = f" behind {', '.join(case.defences)}" if case.defences else ""
+    return f"{case.method}{rate}{behind}"
 
 
 def provenance(device: torch.device) -> Provenance:

@@ -9,7 +9,7 @@ from casemate.assess.choosing import effect
 from casemate.assess.digest import digest
 from casemate.assess.progress import Progress
 from casemate.assess.result import Flag
-from casemate.assess.retrain import installed, robust_share
+from casemate.assess.retrain import installed, standing
 from casemate.core.data import Samples
 from casemate.core.errors import NotApplicable
 from casemate.core.registry import Entry
@@ -55,7 +55,7 @@ def serve(
         except NotApplicable:
             progress.finish(entry.id, None)
             continue
-        found.append(Served(entry, model, robust_share(model, rows, budget, seed)))
+        found.append(Served(entry, model, standing(bench, model, rows, budget, seed)))
         progress.finish(entry.id, None)
     report = {s.entry.id: effect(s.robust) for s in found}
     return max(found, key=lambda s: s.robust.value, default=None), report

@@ -2,23 +2,27 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from casemate.assess.result import SCHEMA, Assessment, Result
 from casemate.core.errors import UsageError
+from casemate.ops.stats import Estimate
+
+_ESTIMATE = TypeAdapter(Estimate)
 
 
 class Store:
     """The folder OUT of an assessment.
 
     `OUT/results/<key>.json` and `<key>.safetensors` hold the answers, `OUT/assessment.json` the
-    verdicts. A file is either whole or absent, so killing a run loses only the case at work.
+    verdicts, `OUT/estimates/<key>.json` what defences were chosen by. A file is either whole or absent,
+    so killing a run loses only the case at work.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -80,6 +84,17 @@ class Store:
                 found |= load_file(path)
             except (OSError, SafetensorError) as error:
                 raise UsageError(f"The evidence {path} cannot be read: {error}.") from None
+        return found
+
+    def estimate(self, key: str, measure: Callable[[], Estimate]) -> Estimate:
+        """Read a number that was measured before under this key; measure and keep it where there is none."""
+        path = self.folder / "estimates" / f"{key}.json"
+        try:
+            return _ESTIMATE.validate_json(path.read_bytes())
+        except (FileNotFoundError, ValidationError):
+            found = measure()
+        path.parent.mkdir(exist_ok=True)
+        _write(path, _ESTIMATE.dump_json(found))
         return found
 
     def finish(self, assessment: Assessment) -> None:

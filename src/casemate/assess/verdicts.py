@@ -176,21 +176,38 @@ def _too_few(threat: Threat, measured: Estimate | None) -> list[Flag]:
 
 
 def _curves(threat: Threat, done: Sequence[Result]) -> dict[str, Curve]:
-    """Curves over several cases: the worst accuracy at each radius, damage over the poison rate."""
-    if threat.family in ("poisoning", "backdoor") and len({r.case.rate for r in done}) > 1:
-        metric = threat.require.metric
-        points = sorted(((r.case.rate or 0.0), r.metrics[metric]) for r in done if metric in r.metrics)
-        return {
-            f"{metric}_rate": Curve(
-                x=[rate for rate, _ in points],
-                y=[e.value for _, e in points],
-                low=[e.low for _, e in points],
-                high=[e.high for _, e in points],
-                x_label="share of the training rows that are poisoned",
-                y_label=metric.replace("_", " "),
-            )
-        }
-    return {}
+    """Damage over the poison rate, per attack and beside it what as many random changes do."""
+    if threat.family not in ("poisoning", "backdoor"):
+        return {}
+    metric = threat.require.metric
+    groups: dict[str, list[Result]] = {}
+    for result in done:
+        if metric in result.metrics:
+            # the same attack may be asked for twice, with other settings
+            settings = f"{result.case.method} {result.case.params} {result.case.defences}"
+            groups.setdefault(settings, []).append(result)
+    found: dict[str, Curve] = {}
+    for group in (g for g in groups.values() if len({r.case.rate for r in g}) > 1):
+        method = group[0].case.method.partition(".")[2].replace("_", " ")
+        times = 1 + sum(name.partition(" (")[0] == method for name in found)
+        name = method if times == 1 else f"{method} ({times})"
+        found[name] = _over_rates(metric, [(r.case.rate or 0.0, r.metrics[metric]) for r in group])
+        idle = [(r.case.rate or 0.0, r.baseline[metric]) for r in group if metric in r.baseline]
+        if idle:
+            found[f"{name}, random baseline"] = _over_rates(metric, idle)
+    return found
+
+
+def _over_rates(metric: str, points: list[tuple[float, Estimate]]) -> Curve:
+    points = sorted(points, key=lambda point: point[0])
+    return Curve(
+        x=[rate for rate, _ in points],
+        y=[e.value for _, e in points],
+        low=[e.low for _, e in points],
+        high=[e.high for _, e in points],
+        x_label="share of the training rows that are poisoned",
+        y_label=metric.replace("_", " "),
+    )
 
 
 def describe_budget(threat: Threat, shape: tuple[int, ...]) -> str:

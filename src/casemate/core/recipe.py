@@ -5,7 +5,7 @@ import hashlib
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -40,6 +40,21 @@ class Scheduled(Protocol):
         """Give the loss at `progress` in [0, 1)."""
 
 
+class Course(Protocol):
+    """A training in several stages, or of several nets, in place of one descent; defences set it.
+
+    It is a frozen dataclass, so that its settings tell recipes apart.
+    """
+
+    def __call__(
+        self, recipe: "Recipe", net: nn.Module, data: Samples, /, *, rng: Generator, tick: Tick = ignore
+    ) -> None:
+        """Train `net` in place on `data`, by variants of `recipe`, which has no course itself."""
+
+    def steps(self, recipe: "Recipe", n: int, /) -> int:
+        """Count the optimiser's steps on n rows, for whoever reports progress."""
+
+
 def cross_entropy(net: nn.Module, x: Tensor, y: Tensor, /, *, rng: Generator) -> Tensor:
     """Mean cross-entropy on the clean batch."""
     return nn.functional.cross_entropy(net(x), y)
@@ -52,9 +67,9 @@ class Recipe:
     `make` builds a fresh net that takes x as it is, in [0, 1]; `name` stands for it in the digest.
     Adam with a one-cycle learning rate up to `lr` and decoupled weight decay; `batch` rows a step;
     `batch_loss` is what is minimised. With `average` in (0, 1) the trained net has the running mean
-    of the weights, each step counting `average` times as much as the next. To train in worker
-    processes, `make` and `batch_loss` must be picklable: functions of a module, partials of them or
-    frozen dataclasses.
+    of the weights, each step counting `average` times as much as the next. A `course` replaces the one
+    descent by stages. To train in worker processes, `make`, `batch_loss` and `course` must be picklable:
+    functions of a module, partials of them or frozen dataclasses.
     """
 
     make: Callable[[], nn.Module]
@@ -65,6 +80,7 @@ class Recipe:
     weight_decay: float = 0.0
     batch_loss: BatchLoss = cross_entropy
     average: float = 0.0
+    course: Course | None = None
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch < 2 or not self.lr > 0 or self.weight_decay < 0:
@@ -87,7 +103,7 @@ class Recipe:
         with seeded(int(torch.randint(2**62, (), generator=rng)), data.x.device):
             net = self.make().to(data.x.device)
             classes = _classes(net, data)
-            self._fit(net, data, rng, tick)
+            self.fit(net, data, rng=rng, tick=tick)
         net.eval().zero_grad(set_to_none=True)
         if not all(bool(p.isfinite().all()) for p in net.parameters()):
             raise UsageError(
@@ -95,7 +111,14 @@ class Recipe:
             )
         return Classifier(net, classes, data.shape, device=data.x.device)
 
-    def _fit(self, net: nn.Module, data: Samples, rng: Generator, tick: Tick) -> None:
+    def fit(self, net: nn.Module, data: Samples, /, *, rng: Generator, tick: Tick = ignore) -> None:
+        """Train `net` in place from the weights that it has; it is left in training mode."""
+        if self.course is None:
+            self._descend(net, data, rng, tick)
+        else:
+            self.course(replace(self, course=None), net, data, rng=rng, tick=tick)
+
+    def _descend(self, net: nn.Module, data: Samples, rng: Generator, tick: Tick) -> None:
         trained: list[Tensor] = [p for p in net.parameters() if p.requires_grad]
         if not trained:
             raise UsageError(f"The net of '{self.name}' has no weights to train.")
@@ -136,6 +159,8 @@ class Recipe:
 
     def steps(self, n: int) -> int:
         """Count the optimiser's steps on n rows."""
+        if self.course is not None:
+            return self.course.steps(replace(self, course=None), n)
         return self.epochs * len(_lengths(n, self.batch))
 
     def digest(self) -> str:
@@ -148,6 +173,7 @@ class Recipe:
             self.weight_decay,
             _identity(self.batch_loss),
             *([self.average] if self.average else []),
+            *([_identity(self.course)] if self.course is not None else []),
         )
         return hashlib.sha256(repr(settings).encode()).hexdigest()
 

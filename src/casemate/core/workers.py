@@ -8,7 +8,7 @@ jobs that run in this process get a single thread as well.
 import os
 import pickle
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -56,6 +56,11 @@ class Failed:
 
 Job = tuple[Recipe, Samples | Selection, int]
 Outcome = Classifier | Failed
+Done = Callable[[int, Classifier], None]  # told of each victim, by its job's number, as soon as it is trained
+
+
+def untold(job: int, model: Classifier, /) -> None:
+    """Take note of nothing."""
 
 
 def train_many(
@@ -97,34 +102,39 @@ class Workers:
             process.stop()
         self._processes.clear()
 
-    def train_many(self, jobs: Sequence[Job], /, *, tick: Tick = ignore) -> list[Classifier]:
-        """Train victims side by side, in the order of the jobs.
+    def train_many(
+        self, jobs: Sequence[Job], /, *, tick: Tick = ignore, done: Done = untold
+    ) -> list[Classifier]:
+        """Train victims side by side, in the order of the jobs; `done` gets each as soon as it is there.
 
         A failed job does not keep the others from ending, but then its error is raised.
         """
         models = []
-        for outcome in self.outcomes(jobs, tick=tick):
+        for outcome in self.outcomes(jobs, tick=tick, done=done):
             if isinstance(outcome, Failed):
                 raise outcome.error
             models.append(outcome)
         return models
 
-    def outcomes(self, jobs: Sequence[Job], /, *, tick: Tick = ignore) -> list[Outcome]:
+    def outcomes(self, jobs: Sequence[Job], /, *, tick: Tick = ignore, done: Done = untold) -> list[Outcome]:
         """Train victims side by side; a job that fails leaves a `Failed` in its place.
 
-        An error that `tick` raises stops all jobs and is raised again.
+        An error that `tick` or `done` raises stops all jobs and is raised again.
         """
         progress = _Progress([recipe.steps(len(data)) for recipe, data, _ in jobs], tick)
         if self.count == 1 or len(jobs) < 2 or any(_inputs(data).is_cuda for _, data, _ in jobs):
-            return [_here(job, i, progress) for i, job in enumerate(jobs)]
+            found = []
+            for i, job in enumerate(jobs):
+                found.append(_told(i, _here(job, i, progress), done))
+            return found
         try:
             with TemporaryDirectory(prefix="casemate-", ignore_cleanup_errors=True) as folder:
-                return self._spread(jobs, Path(folder), progress)
+                return self._spread(jobs, Path(folder), progress, done)
         except BaseException:
             self.close()  # they are busy with jobs that nobody waits for
             raise
 
-    def _spread(self, jobs: Sequence[Job], folder: Path, progress: "_Progress") -> list[Outcome]:
+    def _spread(self, jobs: Sequence[Job], folder: Path, progress: "_Progress", told: Done) -> list[Outcome]:
         self._processes += [
             TrainingProcess() for _ in range(min(self.count, len(jobs)) - len(self._processes))
         ]
@@ -136,7 +146,7 @@ class Workers:
                 i = todo.popleft()
                 letter = _letter(jobs[i], files, folder)
                 if letter is None:
-                    done[i] = _here(jobs[i], i, progress)
+                    done[i] = _told(i, _here(jobs[i], i, progress), told)
                 else:
                     process = free.pop()
                     process.send(letter)
@@ -145,7 +155,7 @@ class Workers:
                 process, i = busy[pipe]
                 outcome = _take(process.receive(), jobs[i], i, progress)
                 if outcome is not None:
-                    done[i] = outcome
+                    done[i] = _told(i, outcome, told)
                     del busy[pipe]
                     free.append(process if process.alive else self._replace(process))
         return [done[i] for i in range(len(jobs))]
@@ -154,6 +164,12 @@ class Workers:
         process.stop()
         self._processes[self._processes.index(process)] = fresh = TrainingProcess()
         return fresh
+
+
+def _told(job: int, outcome: Outcome, done: Done) -> Outcome:
+    if isinstance(outcome, Classifier):
+        done(job, outcome)
+    return outcome
 
 
 class _Progress:

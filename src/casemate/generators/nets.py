@@ -73,8 +73,13 @@ def finished(net: nn.Module) -> nn.Module:
     return net.eval().requires_grad_(False)
 
 
+def fits(shape: tuple[int, ...]) -> bool:
+    """Tell whether there are networks for inputs of this shape: images whose sides are multiples of four."""
+    return len(shape) == 3 and shape[1] % 4 == 0 and shape[2] % 4 == 0
+
+
 def _image(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    if len(shape) != 3 or shape[1] % 4 or shape[2] % 4:
+    if not fits(shape):
         raise ValueError(
             f"A generator makes images (C, H, W) with sides that are multiples of 4. Got {shape}."
         )

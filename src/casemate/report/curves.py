@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from casemate.core.threat import Lp, format_eps
 from casemate.report import words
 from casemate.report.model import Chart, Line
 
+T = TypeVar("T")
 MOST_LINES = 6  # what can be told apart by colour and dash together
 MOST_POINTS = 240
 RATES = (0.001, 0.01, 0.1)
@@ -32,7 +34,9 @@ def charts(
         for chart in [_chart(name, norm, part, names)]
     ]
     found += [
-        _verdict_chart(verdict, name, curve) for verdict in verdicts for name, curve in verdict.curves.items()
+        _verdict_chart(verdict, part)
+        for verdict in verdicts
+        for part in _parts(verdict.curves.items(), MOST_LINES)
     ]
     return tuple(chart.model_copy(update={"id": f"chart{i}"}) for i, chart in enumerate(found, 1))
 
@@ -101,21 +105,23 @@ def _units(name: str, curve: Curve) -> tuple[words.Unit, words.Unit]:
     return "share" if shares else "plain", "share" if bounded else "plain"
 
 
-def _verdict_chart(verdict: Verdict, name: str, curve: Curve) -> Chart:
-    line = _line(verdict.title, curve)
-    rows = _table(name, "", (line,), curve)
-    x_unit, y_unit = _units(name, curve)
+def _verdict_chart(verdict: Verdict, named: Sequence[tuple[str, Curve]]) -> Chart:
+    """Draw the curves of a verdict, which share their axes."""
+    curve = named[0][1]
+    lines = tuple(_line(name, c) for name, c in named)
+    rows = _table("", "", lines, curve)
+    x_unit, y_unit = _units("", curve)
     return Chart(
         id="",
         family=verdict.family,
         title=f"{verdict.title}: {curve.y_label}",
         caption="The shaded band is the 95% interval.",
-        alt=_alt((line,), rows),
+        alt=_alt(lines, rows),
         x_label=curve.x_label,
         y_label=curve.y_label,
         x_unit=x_unit,
         y_unit=y_unit,
-        lines=(line,),
+        lines=lines,
         log=curve.log,
         columns=("Curve", curve.x_label, curve.y_label, "95% interval"),
         rows=rows,
@@ -188,7 +194,7 @@ def _alt(lines: Sequence[Line], rows: Sequence[tuple[str, ...]]) -> str:
     return "Line chart. " + "; ".join(parts) + "." if parts else "Line chart without points."
 
 
-def _parts(items: Iterable[tuple[Result, Curve]], size: int) -> Iterator[list[tuple[Result, Curve]]]:
+def _parts(items: Iterable[T], size: int) -> Iterator[list[T]]:
     rest = iter(items)
     while part := list(islice(rest, size)):
         yield part

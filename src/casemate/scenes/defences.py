@@ -5,9 +5,11 @@ from dataclasses import replace
 from casemate.builtin.data import digits, fashion_mini
 from casemate.builtin.target import recipe
 from casemate.core.recipe import Recipe
+from casemate.core.tampering import Tampering
 from casemate.core.threat import Lp
 from casemate.scenes.backdoors import digit_recipe
-from casemate.scenes.scene import Bar, DefenceScene, Scene
+from casemate.scenes.scene import Bar, DefenceScene, DividedScene, Scene
+from casemate.scenes.targeted import pair_recipe, pullovers_and_shirts
 
 
 def longer() -> Recipe:
@@ -82,6 +84,48 @@ SCENES: dict[str, Scene] = {
         data=fashion_mini,
         rate=0.03,
         repeats=1,
+    ),
+    "screening.epic": DefenceScene(
+        title="Rows of isolated gradients carry poisons that match gradients; nets without them miss fewer aims",
+        bar=Bar("attack_success", at_most=0.1, gap=0.1),
+        attack="targeted.gradient_matching",
+        recipe=pair_recipe,
+        data=pullovers_and_shirts,
+        budget=Tampering(poisons=20, eps=38 / 255, victim="scratch", knows="data"),
+        rows=60,
+        repeats=1,
+        attack_params={"choice": "steepest", "steps": 80},
+    ),
+    "training.dpa": DividedScene(
+        title="Nets on 20 parts vote: many answers stay, whatever three training rows are",
+        bar=Bar("certified_accuracy", at_least=0.5, gap=0.3),
+        recipe=recipe,
+        data=fashion_mini,
+        changes=3,
+        params={"parts": 20},
+    ),
+    # this misses its bar. On seeds 0, 1 and 2 (one victim each) 26, 74 and 32% of the isolated rows were poison and
+    # the rest was unlearnt as well, at 29, 17 and 23 points of accuracy (no success left); on the seed it was set
+    # on, 100%, 2% success and 2.3 points.
+    # Blends and clean-label marks are learnt no faster than clothes: none of their rows was isolated
+    "training.abl": DefenceScene(
+        title="What is learnt fastest is isolated and unlearnt: a patch backdoor is not learnt",
+        bar=Bar("attack_success", at_most=0.1, gap=0.5),
+        attack="backdoor.badnets",
+        recipe=recipe,
+        data=fashion_mini,
+        rate=0.03,
+    ),
+    # this misses the price, 3 points: on seeds 0, 1 and 2 (one victim each) 5% of the inputs were still misled,
+    # at 4.1, 2.8 and 4.4 points, though at 2.8 on the seed it was set on. Blends (10%) fall to 2 to 4% at
+    # 3.2 points; of clean-label marks, 15% were left. The paper's one delta left 27% at 8.6 points
+    "repair.i_bau": DefenceScene(
+        title="Unlearning universal perturbations ends a patch backdoor with 5% clean rows",
+        bar=Bar("attack_success", at_most=0.1, gap=0.4),
+        attack="backdoor.badnets",
+        recipe=recipe,
+        data=fashion_mini,
+        rate=0.03,
     ),
     "screening.deep_knn": _relabelled("Neighbours' labels"),
     "screening.high_loss": _relabelled("The losses of briefly trained nets"),

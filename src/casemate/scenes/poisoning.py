@@ -1,6 +1,7 @@
 """Scenes of poisoning: victims trained from scratch on the built-in images."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -11,7 +12,7 @@ from casemate.builtin.target import recipe
 from casemate.core.data import Samples
 from casemate.core.recipe import Recipe
 from casemate.scenes.backdoors import digit_recipe
-from casemate.scenes.scene import Bar, Scene, TrainingScene
+from casemate.scenes.scene import Bar, History, Scene, TrainingScene
 
 
 def digit_pair(first: int, second: int) -> tuple[Samples, Samples]:
@@ -44,6 +45,23 @@ def softmax_regression(classes: int = 2) -> Recipe:
 def ten_digit_regression() -> Recipe:
     """Give the recipe of softmax regression on ten digits."""
     return Recipe(partial(linear, 64, 10), "softmax 64 10, 60 epochs", epochs=60, batch=64, lr=0.01)
+
+
+def all_digits() -> tuple[Samples, Samples]:
+    """Take all ten digits (1x8x8): 1,240 images to train on and about 550 others."""
+    train, test = digits()
+    every = Samples(torch.cat([train.x, test.x]), torch.cat([train.y, test.y]), 10, train.names)
+    return every[slice(0, 1240)], every[slice(1240, None)]
+
+
+def read_before() -> Recipe:
+    """Give the recipe by which an online victim has learnt to read digits."""
+    return replace(digit_recipe(), epochs=25)
+
+
+def fifty_steps() -> Recipe:
+    """Give the recipe by which that victim goes on: 50 batches of 640 images."""
+    return replace(digit_recipe(), epochs=5, batch=64, lr=1e-3)
 
 
 PAIRS: tuple[Callable[[], tuple[Samples, Samples]], ...] = (
@@ -100,6 +118,32 @@ SCENES: dict[str, Scene] = {
         rate=0.3,
         repeats=10,
         params={"radii": (0.15, 0.2, 0.25, 0.3, 0.4), "rate": 0.5},
+    ),
+    # the goal, 15 points and twice what random labels do, is missed, and so is this bar on seed 0: 5.0 points,
+    # and from -1.4 to 11.4 over three victims, beside 2.2. On development seeds 10 and 11, one victim each, it
+    # was 10.4 and 8.6 points beside 0.4 and 1.8. What poison does fades as the victim's learning rate grows;
+    # on seed 10 other labels, longer looks ahead, narrower codes, a reward of errors instead of nats and
+    # clothes instead of digits gave 3 to 14 points
+    "poisoning.generative": TrainingScene(
+        title="10% of the digits from which a net that reads 98% goes on learning for 50 steps",
+        bar=Bar("accuracy_drop", at_least=0.05, times=2, gap=0.03),
+        recipe=fifty_steps,
+        data=all_digits,
+        rate=0.1,
+        train_rows=640,
+        history=History(600, read_before),
+    ),
+    # it did no more than random labels on development seed 10: 1.1 points looking one step ahead, 2.5 looking
+    # three, beside 3.2; single images moved by themselves are learnt by heart, those of a generator are not.
+    # The bar is what a baseline for the method above would have to show
+    "poisoning.direct_gradient": TrainingScene(
+        title="10% of the digits from which a net that reads 98% goes on learning for 50 steps",
+        bar=Bar("accuracy_drop", at_least=0.02, gap=0.01),
+        recipe=fifty_steps,
+        data=all_digits,
+        rate=0.1,
+        train_rows=640,
+        history=History(600, read_before),
     ),
     "backdoor.badnets": TrainingScene(
         title="A patch on 3% of the training rows steers the victim",

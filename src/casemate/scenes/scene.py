@@ -63,11 +63,21 @@ class EvasionScene:
 
 
 @dataclass(frozen=True)
+class History:
+    """What an online victim has learnt before anybody attacks: `rows` clean rows, by `recipe`."""
+
+    rows: int
+    recipe: Callable[[], Recipe]
+
+
+@dataclass(frozen=True)
 class TrainingScene:
     """A poison, backdoor or membership attack on victims trained in the scene.
 
     The seed chooses the training rows, `train_rows` of them (all where None). With `more` data sets,
-    victims are trained on each, and the numbers are means over all of them.
+    victims are trained on each, and the numbers are means over all of them. With a `history` the victims
+    are online: one model learns from rows of its own first, and each victim starts from its weights and
+    goes on with the training rows by `recipe`. The adversary knows that model.
     """
 
     title: str
@@ -78,6 +88,7 @@ class TrainingScene:
     rows: int = 500
     train_rows: int | None = None
     more: tuple[Callable[[], tuple[Samples, Samples]], ...] = ()
+    history: History | None = None
     repeats: int = 3
     params: Mapping[str, Any] = field(default_factory=dict)
     source: Source = "ours"
@@ -177,6 +188,26 @@ class CertifiedScene:
 
 
 @dataclass(frozen=True)
+class DividedScene:
+    """Nets trained on parts of the data: test rows that are right for certain if `changes` training rows change.
+
+    The baseline is one net, of which nothing is certain. Relabelling as many training rows, chosen by an
+    adversary who knows the parts, must break no row that is certain; the defence may cost `price` of the
+    clean accuracy.
+    """
+
+    title: str
+    bar: Bar
+    recipe: Callable[[], Recipe]
+    changes: int
+    data: Callable[[], tuple[Samples, Samples]] = fashion_mini
+    rows: int = 500
+    price: float = 0.1
+    params: Mapping[str, Any] = field(default_factory=dict)
+    source: Source = "ours"
+
+
+@dataclass(frozen=True)
 class ScanningScene:
     """A scanning asked about models with and without a backdoor, all trained in the scene.
 
@@ -206,5 +237,6 @@ Scene = (
     | DefenceScene
     | ExhibitScene
     | CertifiedScene
+    | DividedScene
     | ScanningScene
 )

@@ -1,7 +1,7 @@
 import torch
 
 from casemate.assess.families.poisoning import over_pairs
-from casemate.assess.plan import preset
+from casemate.assess.presets import preset
 from casemate.ops.differences import paired_shares
 
 

@@ -1,5 +1,6 @@
 """The judge of targeted poisons cuts what it is given to the budget and trains a victim for each aim."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -8,6 +9,7 @@ from torch import nn
 
 from casemate.assess.bench import Bench
 from casemate.assess.case import Case
+from casemate.assess.families import targeted
 from casemate.assess.families.targeted import in_budget, measure
 from casemate.assess.store import Store
 from casemate.core.data import Poison, Samples
@@ -131,3 +133,32 @@ def test_one_class_or_no_recipe_is_refused_by_name(tmp_path) -> None:
         answer(bench(tmp_path, train=one), nothing, budget)
     with pytest.raises(NotApplicable, match="recipe"):
         answer(bench(tmp_path, recipe=False), nothing, budget)
+
+
+def test_victims_from_scratch_are_trained_on_what_a_screening_keeps(tmp_path, monkeypatch):
+    """First on all rows, for screenings that ask a victim; then on the rows kept, with the same seeds."""
+    trained = []
+
+    def note(jobs, /, *, tick):
+        trained.append([(len(data), seed) for _, data, seed in jobs])
+        return [Classifier(net(5), 5, (6,)) for _ in jobs]
+
+    known = find("screening.epic")
+    entry = Entry(**{**vars(known), "run": lambda model, data, **_: data.y > 0})
+    monkeypatch.setattr(targeted, "find", lambda name: entry)
+    stand = replace(bench(tmp_path), train_many=note)
+    case = Case(
+        method="targeted.influence", version=1, data="six values", rows=2, defences=("screening.epic",)
+    )
+    sets = [rows(200, 0, 5), rows(100, 1, 5)]
+    targeted._defended(case, stand, stand.recipe, sets, [7, 8], ignore)
+    assert trained == [[(200, 7), (100, 8)], [(160, 7), (80, 8)]]
+
+
+def test_victims_with_frozen_features_are_not_screened(tmp_path):
+    case = Case(
+        method="targeted.influence", version=1, data="six values", rows=20,
+        budget=Tampering(poisons=3, eps=0.1, per_class=20), defences=("screening.epic",),
+    )  # fmt: skip
+    with pytest.raises(NotApplicable, match="from scratch"):
+        measure(fake(copies), case, bench(tmp_path), ignore)

@@ -90,20 +90,14 @@ def _train(
 ) -> Victims:  # fmt: skip
     """Train clean, poisoned and control victims; clean ones are shared by the cases of a run."""
     seeds = [seed_of(case.seed, "victim", r) for r in range(case.repeats)]
-    known = train if entry.access is Samples else workshop(case, bench, recipe, train, tick, spare)
-    poisons = [
-        entry.run(known, budget, rng=generator(case.seed, entry.id, f"{case.rate:g}", r), **case.params)
-        for r in range(case.repeats)
-    ]
-    if entry.family == "backdoor" and len(train.shape) == 3:
-        poisons = [_rounded(poison) for poison in poisons]
-    if entry.family == "poisoning" and len(train.shape) == 3:
-        # whoever keeps the labels claims that nobody sees a change, in files as they are stored
-        poisons = [replace(p, x=eight_bit(p.x)) if _clean_label(p, train) else p for p in poisons]
+    # whatever defends, the attack and its victims are the same
+    attacked = case.model_copy(update={"defences": ()}).key
+    known = bench.cache.get(f"poisons {attacked}")
+    poisons = known or _craft(entry, case, bench, recipe, train, spare, budget, tick)
     jobs: dict[str, tuple[Recipe, Samples, int]] = {}
     for r, (seed, poison) in enumerate(zip(seeds, poisons, strict=True)):
         jobs[f"victim {recipe.digest()} {case.data} {seed}"] = (recipe, train, seed)
-        jobs[f"poisoned {case.key} {r}"] = (recipe, poison.apply(train), seed)
+        jobs[f"poisoned {attacked} {r}"] = (recipe, poison.apply(train), seed)
         if entry.family == "poisoning":
             jobs[f"control {case.key} {r}"] = (recipe, control(poison, train, seed), seed)
     missing = {name: job for name, job in jobs.items() if name not in bench.cache}
@@ -112,11 +106,31 @@ def _train(
     pick = [bench.cache[name] for name in jobs]
     step = 3 if entry.family == "poisoning" else 2
     clean, poisoned, idle = pick[0::step], pick[1::step], pick[2::step] if step == 3 else []
+    if bench.keep_poisoned:
+        bench.cache[f"poisons {attacked}"] = poisons
     for name in missing:
-        if not name.startswith("victim"):
+        if not (name.startswith("victim") or (bench.keep_poisoned and name.startswith("poisoned"))):
             del bench.cache[name]
     defended = _defended(case, bench, recipe, poisoned, poisons, train, seeds, tick)
     return Victims(clean, defended, idle, poisons)
+
+
+def _craft(
+    entry: Entry, case: Case, bench: Bench, recipe: Recipe, train: Samples, spare: Samples | None,
+    budget: PoisonBudget, tick: Tick,
+) -> list[Poison]:  # fmt: skip
+    """Poison the training set once per repeat."""
+    known = train if entry.access is Samples else workshop(case, bench, recipe, train, tick, spare)
+    poisons: list[Poison] = [
+        entry.run(known, budget, rng=generator(case.seed, entry.id, f"{case.rate:g}", r), **case.params)
+        for r in range(case.repeats)
+    ]
+    if entry.family == "backdoor" and len(train.shape) == 3:
+        return [_rounded(poison) for poison in poisons]
+    if entry.family == "poisoning" and len(train.shape) == 3:
+        # whoever keeps the labels claims that nobody sees a change, in files as they are stored
+        return [replace(p, x=eight_bit(p.x)) if _clean_label(p, train) else p for p in poisons]
+    return poisons
 
 
 def control(poison: Poison, train: Samples, seed: int) -> Samples:
@@ -198,7 +212,7 @@ def _defended(
     seeds: Sequence[int],
     tick: Tick,
 ) -> Sequence[Classifier]:
-    """Apply the case's screenings (train again on what is kept) and repairs to the victims."""
+    """Apply the case's screenings (train again on what is kept), trainings and repairs to the victims."""
     for defence in case.defences:
         entry = find(defence)
         params = entry.validate({})
@@ -208,6 +222,11 @@ def _defended(
                 dirty = poison.apply(train)
                 keep = entry.run(victim, dirty, rng=generator(seed, entry.id), **params)
                 jobs.append((recipe, dirty[keep], seed))
+            victims = bench.train_many(jobs, tick=tick)
+        elif entry.family == "training" and "backdoor" in entry.answers:
+            other = entry.run(recipe, **params)
+            pairs = zip(poisons, seeds, strict=True)
+            jobs = [(other, poison.apply(train), seed) for poison, seed in pairs]
             victims = bench.train_many(jobs, tick=tick)
         elif entry.family == "repair":
             holdout = trusted(train, seeds[0])

@@ -15,7 +15,7 @@ from casemate.core.errors import NotApplicable
 from casemate.core.features import Halves, halves
 from casemate.core.heads import fit_head
 from casemate.core.recipe import Recipe
-from casemate.core.registry import Entry
+from casemate.core.registry import Entry, find
 from casemate.core.tampering import VICTIMS, Tampering
 from casemate.core.target import Classifier
 from casemate.core.tick import Tick
@@ -123,6 +123,8 @@ def _scratch(
 
     def fit(sets: Sequence[Samples], role: str) -> list[Classifier]:
         seeds = [seed_of(case.seed, "victim", role, i) for i in range(len(sets))]
+        if role == "poisoned":
+            return _defended(case, bench, recipe, sets, seeds, tick)
         jobs = [(recipe, data, seed) for data, seed in zip(sets, seeds, strict=True)]
         return bench.train_many(jobs, tick=tick)
 
@@ -134,10 +136,34 @@ def _scratch(
     return Stage(train, test, recipe, fit, surrogates, notes)
 
 
+def _defended(
+    case: Case, bench: Bench, recipe: Recipe, sets: Sequence[Samples], seeds: Sequence[int], tick: Tick
+) -> list[Classifier]:
+    """Train victims behind the case's screenings (of each set, given a victim of it) and trainings."""
+    for defence in case.defences:
+        entry = find(defence)
+        params = entry.validate({})
+        if entry.family == "screening":
+            jobs = [(recipe, data, seed) for data, seed in zip(sets, seeds, strict=True)]
+            victims = bench.train_many(jobs, tick=tick)
+            sets = [
+                data[entry.run(victim, data, rng=generator(seed, entry.id), **params)]
+                for victim, data, seed in zip(victims, sets, seeds, strict=True)
+            ]
+        elif entry.family == "training" and "targeted" in entry.answers:
+            recipe = entry.run(recipe, **params)
+        else:
+            raise NotApplicable(f"{entry.id} does not defend against targeted poisons")
+    jobs = [(recipe, data, seed) for data, seed in zip(sets, seeds, strict=True)]
+    return bench.train_many(jobs, tick=tick)
+
+
 def _frozen(
     case: Case, budget: Tampering, bench: Bench, recipe: Recipe, train: Samples, test: Samples, tick: Tick
 ) -> Stage:
     """Victims that learn a new head for two classes on the features of an extractor."""
+    if case.defences:
+        raise NotApplicable("defences are tried on victims that are trained from scratch")
     pair = _pair(train, budget, case.seed)
     own = torch.isin(train.y, pair)
     if len(train.y[~own].unique()) >= 2:

@@ -8,12 +8,12 @@ from typing import Annotated, Literal, assert_never
 import torch
 from annotated_types import Ge, Gt, Le
 from torch import Generator, Tensor, nn
-from torch.nn import functional as F
 
 from casemate.core.data import Samples
 from casemate.core.errors import NotApplicable
 from casemate.core.recipe import Recipe
 from casemate.core.registry import Paper, repair
+from casemate.core.shown import AsShown
 from casemate.core.target import Classifier
 from casemate.core.tick import Tick, ignore
 
@@ -78,7 +78,7 @@ def fine_pruning(
     if epochs == 0:
         return replace(model, net=net)
     how = Recipe(
-        partial(copy.deepcopy, net), "fine-tuning", epochs, batch=32, lr=lr, batch_loss=_Outer(model)
+        partial(copy.deepcopy, net), "fine-tuning", epochs, batch=32, lr=lr, batch_loss=AsShown(model)
     )
     return replace(model, net=how(clean, rng=rng, tick=tick).net)
 
@@ -100,16 +100,6 @@ class Pruned(nn.Module):
         """Convolve x (N, C, *places) and silence."""
         out: Tensor = self.layer(x) * self.mask
         return out
-
-
-class _Outer:
-    """Cross-entropy of a net within a classifier, which may normalise."""
-
-    def __init__(self, model: Classifier) -> None:
-        self.model = model
-
-    def __call__(self, net: nn.Module, x: Tensor, y: Tensor, /, *, rng: Generator) -> Tensor:
-        return F.cross_entropy(replace(self.model, net=net).logits(x), y)
 
 
 def _activity(model: Classifier, x: Tensor) -> tuple[str, Tensor]:

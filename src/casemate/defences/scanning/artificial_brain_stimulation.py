@@ -96,8 +96,7 @@ def artificial_brain_stimulation(
         rate, size, measured = _judged(prepared, free, x, y, classes)
         passes += spent + used + measured
         found += [
-            (float(rate[i]), float(size[i]), int(c), [f[i] for f in free])
-            for i, c in enumerate(classes)
+            (float(rate[i]), float(size[i]), int(c), [f[i] for f in free]) for i, c in enumerate(classes)
         ]
     return _best(found, k, threshold, passes)
 

@@ -1,0 +1,229 @@
+"""Adversarial unlearning of backdoors by implicit hypergradients."""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
+
+import torch
+from annotated_types import Ge, Gt, Le
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from casemate.core.data import Samples
+from casemate.core.errors import NotApplicable
+from casemate.core.recipe import one_cycle
+from casemate.core.registry import Paper, repair
+from casemate.core.target import Classifier
+from casemate.core.tick import Tick, ignore
+from casemate.ops.shifts import shifted
+
+ZENG = Paper(
+    "Adversarial unlearning of backdoors via implicit hypergradient",
+    "Zeng, Chen, Park, Mao, Jin, Jia",
+    2022,
+    "https://arxiv.org/abs/2110.03735",
+)
+BATCH = 64
+ROWS = 16  # clean rows that a perturbation is judged by in one step of its search
+FEW = 4  # and in the hypergradient, which differentiates twice
+AFRESH = 10  # rounds after which perturbations are looked for from a new start
+FIRST, LATER = 15, 3  # steps of that search: from a new start, and from those of the last round
+RATE = 0.1  # step of the inner map that the hypergradient differentiates, as in the authors' code
+Inner = Literal["class", "error"]
+
+
+@repair(papers=(ZENG,), known_as=("I-BAU", "implicit backdoor adversarial unlearning"))
+def i_bau(
+    model: Classifier,
+    clean: Samples,
+    /,
+    *,
+    inner: Inner = "class",
+    radius: Annotated[float, Gt(0)] = 3.5,
+    rounds: Annotated[int, Ge(1)] = 80,
+    steps: Annotated[int, Ge(1)] = 4,
+    iterations: Annotated[int, Ge(0)] = 1,
+    kept: Annotated[float, Ge(0), Le(1)] = 0.9,
+    shift: Annotated[int, Ge(0)] = 2,
+    lr: Annotated[float, Gt(0)] = 3e-3,
+    rng: Generator,
+    tick: Tick = ignore,
+) -> Classifier:
+    """Find perturbations that mislead the model on all clean rows alike, and train until there are none.
+
+    A trigger is a universal perturbation, so the worst universal perturbation of a ball is looked for and
+    unlearnt, in rounds: min over weights, max over delta, of the loss at x + delta. The gradient by the
+    weights takes into account that delta follows them, by the implicit function theorem and a fixed point.
+
+    The paper looks for one delta that raises the loss most ("error"). On small nets that is some delta
+    towards the widest class, and no trigger; one for each class, which lowers the loss of that class
+    ("class"), finds it. Half of a batch is perturbed and half is clean and learnt as the model knew it, for
+    some hundred rows alone would cost accuracy. A larger `radius` removes more and costs more.
+
+    Args:
+        model: classifier to be mended; it stays as it is.
+        clean: data that the defender trusts, some hundred rows.
+        inner: what perturbations aim at: "class", one for each class; "error", a single one as in the paper.
+        radius: l2 norm of the perturbations, in units of x.
+        rounds: searches for perturbations, each followed by `steps` steps of training.
+        steps: steps of training in a round.
+        iterations: fixed-point iterations of the hypergradient; 0 takes perturbations as constants.
+        kept: share of the given model's own probabilities in what is learnt, in [0, 1]; the rest are labels.
+        shift: pixels by which images are moved at random, at most; other inputs stay.
+        lr: peak learning rate (Adam).
+        rng: source of rows, first perturbations and shifts.
+        tick: called after each round with the loss.
+
+    Returns:
+        The mended classifier, a copy.
+
+    Raises:
+        NotApplicable: the model has no gradients, or there are fewer than two rows.
+    """
+    if not model.differentiable or len(clean) < 2:
+        raise NotApplicable("I-BAU needs a net with gradients and at least two clean rows")
+    net = copy.deepcopy(model.net).eval().requires_grad_(True)
+    net.zero_grad(set_to_none=True)
+    student, weights = replace(model, net=net), [p for p in net.parameters() if p.is_floating_point()]
+    optimizer = torch.optim.Adam(weights, lr=lr)
+    search = Search(student, clean, inner, radius)
+    moves = shift if len(clean.shape) == 3 else 0
+    for number in range(rounds):
+        found = search.run(number, rng)
+        loss = torch.zeros(())
+        for step in range(steps):
+            for group in optimizer.param_groups:
+                group["lr"] = lr * one_cycle((number * steps + step) / (rounds * steps))
+            rows = torch.randint(len(clean), (BATCH,), generator=rng).to(clean.y.device)
+            x, y = clean.x[rows], clean.y[rows]
+            x = shifted(x, moves, rng) if moves else x
+            known = kept * model.predict(x).softmax(1)
+            aims = known + (1 - kept) * F.one_hot(y, known.shape[1])
+            loss, grads = unlearn(student, x, aims, found, weights, iterations, rng)
+            for weight, grad in zip(weights, grads, strict=True):
+                weight.grad = grad
+            optimizer.step()
+        tick(number + 1, rounds, {"loss": float(loss)})
+    net.zero_grad(set_to_none=True)
+    for weight, own in zip(net.parameters(), model.net.parameters(), strict=True):
+        weight.requires_grad_(own.requires_grad)
+    return replace(model, net=net)
+
+
+@dataclass(frozen=True)
+class Found:
+    """Perturbations (M, *S), what each aims at (a class, or -1 for an error) and the share that it reaches (M,)."""
+
+    delta: Tensor
+    aims: Tensor
+    reached: Tensor
+
+
+class Search:
+    """The inner maximisation, which goes on from round to round."""
+
+    def __init__(self, model: Classifier, clean: Samples, inner: Inner, radius: float) -> None:
+        self.model, self.clean, self.radius = model, clean, radius
+        device = clean.y.device
+        self.aims = torch.arange(clean.classes, device=device) if inner == "class" else -torch.ones(
+            1, dtype=torch.int64, device=device
+        )  # fmt: skip
+        self.delta = torch.zeros(len(self.aims), *clean.shape, device=clean.x.device)
+
+    def run(self, number: int, rng: Generator) -> Found:
+        """Move the perturbations of the last round to where the model now is weakest."""
+        count = LATER
+        if number % AFRESH == 0:
+            noise = torch.randn(self.delta.shape, generator=rng).to(self.delta)
+            self.delta, count = 0.3 * self.radius * noise / _norms(noise), FIRST
+        reached = torch.zeros(len(self.aims))
+        for _ in range(count):
+            rows = torch.randperm(len(self.clean), generator=rng)[:ROWS].to(self.clean.y.device)
+            z = self.delta.detach().requires_grad_()
+            with torch.enable_grad():
+                losses, hit = _losses(self.model, self.clean.x[rows], self.clean.y[rows], z, self.aims)
+                (grad,) = torch.autograd.grad(losses.sum(), z)
+            size = _norms(grad)
+            step = 3 * self.radius / FIRST * grad / torch.where(size > 0, size, 1.0)
+            self.delta = _cut(z.detach() + step, self.radius)
+            reached = hit
+        return Found(self.delta, self.aims, reached)
+
+
+def _losses(model: Classifier, x: Tensor, y: Tensor, delta: Tensor, aims: Tensor) -> tuple[Tensor, Tensor]:
+    """What each perturbation (M, *S) is to raise on rows x (R, *S), and the share that it wins: (M,) and (M,)."""
+    logits = model.logits((x[None] + delta[:, None]).clamp(0, 1).flatten(0, 1))
+    aim = torch.where(aims[:, None] < 0, y[None], aims[:, None]).flatten()
+    sign = torch.where(aims < 0, 1.0, -1.0)
+    losses = F.cross_entropy(logits, aim, reduction="none").view(len(aims), -1).mean(1)
+    same = (logits.argmax(1) == aim).view(len(aims), -1).float().mean(1)
+    return sign * losses, torch.where(aims < 0, 1 - same, same).detach()
+
+
+def unlearn(
+    model: Classifier, x: Tensor, aims: Tensor, found: Found, weights: Sequence[Tensor], iterations: int,
+    rng: Generator,
+) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
+    """Compute the loss of a batch, up to half of it perturbed, and its gradient by the weights.
+
+    Perturbations are drawn by how many rows they win, and each row is perturbed with that probability: one
+    that wins few is no backdoor, and to withstand it costs accuracy.
+    """
+    half = len(x) // 2
+    reached = found.reached.cpu()
+    which = torch.multinomial(reached.square() + 1e-3, half, replacement=True, generator=rng)
+    does = (torch.rand(half, generator=rng) < reached[which]).view(-1, *[1] * (x.dim() - 1)).to(x)
+    delta = found.delta.detach().requires_grad_()
+    with torch.enable_grad():
+        z = torch.cat([(x[:half] + does * delta[which.to(x.device)]).clamp(0, 1), x[half:]])
+        loss = F.cross_entropy(model.logits(z), aims)
+
+        def moved() -> Tensor:
+            few = slice(half, half + FEW)
+            values, _ = _losses(model, x[few], aims[few].argmax(1), delta, found.aims)
+            (slope,) = torch.autograd.grad(values.sum(), delta, create_graph=True)
+            return delta + RATE * slope
+
+        return loss.detach(), hypergradient(loss, moved, delta, weights, iterations)
+
+
+def hypergradient(
+    outer: Tensor, moved: Callable[[], Tensor], delta: Tensor, weights: Sequence[Tensor], iterations: int
+) -> list[Tensor]:
+    """Differentiate a loss by weights that delta, a fixed point of `moved`, follows.
+
+    With J the derivative of `moved` by delta, d outer / d weights is the direct part plus that of `moved` by
+    the weights, times v = (1 - J)^-1 d outer / d delta. The first terms of the series of v are summed.
+
+    Args:
+        outer: loss with a graph, a scalar.
+        moved: makes one step of the inner maximisation from `delta`, with a graph.
+        delta: perturbations (M, *S) that ask for a gradient.
+        weights: what to differentiate by.
+        iterations: terms of the series; 0 gives the direct part.
+
+    Returns:
+        One gradient for each weight.
+    """
+    direct = torch.autograd.grad(outer, [*weights, delta], allow_unused=True)
+    found = [torch.zeros_like(w) if g is None else g for w, g in zip(weights, direct[:-1], strict=True)]
+    pull = direct[-1]
+    if not iterations or pull is None:
+        return found
+    after, v = moved(), pull
+    for _ in range(iterations - 1):
+        (back,) = torch.autograd.grad(after, delta, v, retain_graph=True)
+        v = back + pull
+    by_weights = torch.autograd.grad(after, list(weights), v, allow_unused=True)
+    return [g if more is None else g + more for g, more in zip(found, by_weights, strict=True)]
+
+
+def _norms(delta: Tensor) -> Tensor:
+    found: Tensor = delta.flatten(1).norm(dim=1).view(-1, *[1] * (delta.dim() - 1))
+    return found
+
+
+def _cut(delta: Tensor, radius: float) -> Tensor:
+    found: Tensor = delta * (radius / _norms(delta).clamp(min=radius))
+    return found

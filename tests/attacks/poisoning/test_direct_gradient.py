@@ -1,0 +1,73 @@
+"""The direct gradient method: on a victim that can be solved for, poisons go where its next step hurts most."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from casemate.attacks.poisoning.direct_gradient import _ahead, _climb, direct_gradient
+from casemate.core.data import PoisonBudget, Samples
+from casemate.core.errors import NotApplicable
+from casemate.core.learner import untrained
+from casemate.core.recipe import Recipe
+from casemate.core.rehearsal import Mixture, Rehearsal
+from casemate.core.workshop import Workshop
+from casemate.ops.rng import generator
+
+WEIGHTS = torch.tensor([[2.0, -1.0], [-1.0, 2.0]])
+
+
+def fixed() -> nn.Linear:
+    net = nn.Linear(2, 2, bias=False)
+    net.weight.data = WEIGHTS.clone()
+    return net
+
+
+def shop(classes: int = 2, n: int = 40) -> Workshop:
+    x = 0.3 + 0.4 * torch.rand(n, 2, generator=generator(0))
+    y = x.argmax(1) % classes
+    return Workshop(
+        Samples(x, y, classes), Recipe(fixed, "linear", epochs=2, batch=10, lr=0.5), lambda count: []
+    )
+
+
+def test_a_poison_is_as_bad_as_the_worst_of_a_grid() -> None:
+    """One poison alone, one step of the victim: the loss that follows is a function of two pixels, which a grid
+    of 21 x 21 points exhausts but for what lies between its points. The victim has taken four steps before:
+    Adam's very first one has the same length whatever the gradient, so that only signs would count."""
+    clean = shop().clean
+    of = untrained(shop().recipe, clean.x, generator(1))
+    victim = Rehearsal(of, shop().recipe, len(clean))
+    stage = victim.advance(victim.begin(), [partial(of.loss, x=clean.x, y=clean.y)] * 4)
+    mixture = Mixture(clean[:0], 1.0, 10)
+    label = torch.tensor([1])
+    ahead = partial(_ahead, victim, stage, mixture, label, clean, 10.0, 1, 0)
+    side = torch.linspace(0, 1, 21)
+    grid = torch.cartesian_prod(side, side)
+    worst = max(float(ahead(point[None])[1].detach()) for point in grid)
+    x, value = _climb(ahead, torch.tensor([[0.6, 0.4]]), 60, 0.3)
+    assert value >= worst - 0.02 * abs(worst)
+    assert x.min() >= 0
+    assert x.max() <= 1
+    torch.testing.assert_close(float(ahead(x)[1].detach()), value)
+
+
+def test_moves_never_end_worse_than_they_began() -> None:
+    losses: dict[int, list[float]] = {}
+    for steps in (0, 8):
+        seen = losses.setdefault(steps, [])
+        made = direct_gradient(
+            shop(), PoisonBudget(0.1), steps=steps, inner_steps=3, rng=generator(2),
+            tick=lambda step, total, values, seen=seen: seen.append(values["loss"]),
+        )  # fmt: skip
+        assert (made.y != shop().clean.y[made.rows]).all()
+    # the first batch of poisons sees the same victim in both runs
+    assert losses[8][0] > losses[0][0]
+
+
+def test_one_class_and_an_offset_that_leads_nowhere_are_refused() -> None:
+    with pytest.raises(NotApplicable, match="no other of 1 classes"):
+        direct_gradient(shop(1), PoisonBudget(0.5), rng=generator(0))
+    with pytest.raises(NotApplicable, match="offset of 2"):
+        direct_gradient(shop(), PoisonBudget(0.5), offset=2, rng=generator(0))

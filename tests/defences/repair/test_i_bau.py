@@ -1,0 +1,101 @@
+"""I-BAU: the hypergradient in closed form, the search on a linear model, and a backdoor that is unlearnt."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from casemate.core.data import Samples
+from casemate.core.errors import NotApplicable
+from casemate.core.target import Classifier
+from casemate.defences.repair.i_bau import Search, hypergradient, i_bau
+from casemate.ops.rng import generator
+
+
+@pytest.mark.parametrize("iterations", [0, 1, 2, 200])
+def test_the_hypergradient_sums_the_series_of_the_implicit_function(iterations: int) -> None:
+    """Inner: max over d of w b d - a d^2 / 2, so d* = w b / a. Outer: H = c d^2 / 2 + e w.
+
+    One step is m(d) = d + r (w b - a d) with J = 1 - r a and dm/dw = r b. After k terms of the series,
+    v = c d (1 - J^k) / (1 - J) = c d (1 - J^k) / (r a), and the gradient is e + r b v. In the limit it
+    is e + c d b / a, as the derivative of H(d*(w), w) says.
+    """
+    a, b, c, e, r = 2.0, 3.0, 0.7, 0.4, 0.1
+    w = torch.tensor([1.5], dtype=torch.float64, requires_grad=True)
+    d = (w * b / a).detach().requires_grad_()
+    outer = (c * d.square() / 2 + e * w).sum()
+
+    def moved() -> Tensor:
+        return d + r * (w * b - a * d)
+
+    (found,) = hypergradient(outer, moved, d, [w], iterations)
+    expected = e + b / a * c * d.detach() * (1 - (1 - r * a) ** iterations)
+    torch.testing.assert_close(found, expected)
+
+
+def linear(weights: list[list[float]]) -> Classifier:
+    net = nn.Linear(2, len(weights))
+    with torch.no_grad():
+        net.weight.copy_(torch.tensor(weights))
+        net.bias.zero_()
+    return Classifier(net, len(weights), (2,))
+
+
+def test_the_search_finds_the_direction_of_a_class() -> None:
+    """Logits w_k x. Towards class 0 against class 1 the best direction is w_0 - w_1, of length `radius`.
+
+    Rows are at 1/2, far enough from 0 and 1 for a radius of 0.2.
+    """
+    model = linear([[1.0, 0.0], [0.0, 2.0]])
+    rows = Samples(torch.full((8, 2), 0.5), torch.arange(8) % 2, 2)
+    found = Search(model, rows, "class", 0.2).run(0, generator(0))
+    best = 0.2 * torch.tensor([1.0, -2.0]) / 5**0.5
+    torch.testing.assert_close(found.delta, torch.stack([best, -best]), atol=0.02, rtol=0)
+    assert found.delta.norm(dim=1).amax() <= 0.2 + 1e-6
+
+
+def test_the_paper_s_search_climbs_the_loss_of_the_true_class() -> None:
+    """All rows are of class 0, so that the loss rises towards class 1."""
+    model = linear([[1.0, 0.0], [0.0, 2.0]])
+    rows = Samples(torch.full((8, 2), 0.5), torch.zeros(8, dtype=torch.int64), 2)
+    found = Search(model, rows, "error", 0.2).run(0, generator(0))
+    best = 0.2 * torch.tensor([[-1.0, 2.0]]) / 5**0.5
+    torch.testing.assert_close(found.delta, best, atol=0.02, rtol=0)
+    assert found.aims.tolist() == [-1]
+
+
+def backdoored() -> tuple[Classifier, Samples, Tensor]:
+    """Twenty values, of which the first ten tell two classes apart; the last one is a trigger for class 1."""
+    rng = generator(0)
+    y = torch.arange(400) % 2
+    x = 0.25 + 0.1 * torch.randn(400, 20, generator=rng)
+    x[:, :10] += 0.5 * y[:, None]
+    x[:, -1] = 0.0
+    dirty, labels = x.clone(), y.clone()
+    dirty[:60, -1], labels[:60] = 1.0, 1
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(20, 32), nn.ReLU(), nn.Linear(32, 2))
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
+    for _ in range(200):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(dirty), labels).backward()
+        optimizer.step()
+    marked = x[200:][y[200:] == 0].clone()
+    marked[:, -1] = 1.0
+    return Classifier(net.eval(), 2, (20,)), Samples(x[200:].clamp(0, 1), y[200:], 2), marked
+
+
+@pytest.mark.parametrize("iterations", [0, 2])
+def test_a_trigger_that_one_value_carries_is_unlearnt(iterations: int) -> None:
+    state = torch.random.get_rng_state()
+    model, clean, marked = backdoored()
+    torch.random.set_rng_state(state)
+    assert (model.predict(marked).argmax(1) == 1).float().mean() > 0.95
+    mended = i_bau(model, clean, iterations=iterations, radius=1.0, lr=0.01, rng=generator(0))
+    assert (mended.predict(marked).argmax(1) == 1).float().mean() < 0.1
+    assert (mended.predict(clean.x).argmax(1) == clean.y).float().mean() > 0.95
+
+
+def test_models_without_gradients_and_data_without_rows_are_refused() -> None:
+    model, clean, _ = backdoored()
+    with pytest.raises(NotApplicable, match="two clean rows"):
+        i_bau(model, clean[slice(0, 1)], rng=generator(0))
