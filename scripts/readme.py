@@ -22,6 +22,7 @@ FAMILIES = {
     "serving": "Defences in front of a model",
     "screening": "Defences that look for poisoned rows",
     "repair": "Defences that mend a trained model",
+    "scanning": "Defences that look for a backdoor in a finished model",
 }
 
 

@@ -8,7 +8,7 @@ import casemate
 NAMES = [
     "Assessment", "Become", "CasemateError", "Classifier", "GradientOracle", "LabelOracle", "Lp", "Misclassify",
     "Poison", "PoisonBudget", "Recipe", "Result", "Samples", "ScoreOracle", "UsageError", "Verdict", "assess",
-    "compare", "entries", "find", "harden", "load_data", "load_model", "prove", "read",
+    "compare", "entries", "find", "harden", "load_data", "load_model", "prove", "read", "scan",
 ]  # fmt: skip
 
 

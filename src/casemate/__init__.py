@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from casemate.library import harden as harden
     from casemate.library import prove as prove
     from casemate.library import read as read
+    from casemate.library import scan as scan
 
 _HOME = {
     "Assessment": "casemate.assess.result",
@@ -64,6 +65,7 @@ _HOME = {
     "load_model": "casemate.assess.targets",
     "prove": "casemate.library",
     "read": "casemate.library",
+    "scan": "casemate.library",
 }
 
 __all__ = sorted([*_HOME, "assess"])

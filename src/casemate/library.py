@@ -13,10 +13,11 @@ from casemate.assess.presets import preset
 from casemate.assess.progress import Progress, silent
 from casemate.assess.prove import prove
 from casemate.assess.result import Assessment
+from casemate.assess.scan import scan
 from casemate.core.errors import UsageError
 from casemate.report import build
 
-__all__ = ["assess", "compare", "harden", "prove", "read", "report"]
+__all__ = ["assess", "compare", "harden", "prove", "read", "report", "scan"]
 
 
 def assess(

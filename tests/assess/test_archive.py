@@ -124,3 +124,12 @@ def test_kinds_of_files_are_told_by_their_contents(good, tmp_path):
         (tmp_path / "file").write_bytes(buffer.getvalue())
         assert kind_of(tmp_path / "file") == "pickle"
     assert kind_of(good) == "pt2"
+
+
+def test_weights_whose_header_is_as_long_as_a_pickle_begins_are_weights(tmp_path):
+    """The length comes first, little-endian: 640 is 80 02 00 ..., and so begins a pickle of protocol 2."""
+    header = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode().ljust(640)
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes((640).to_bytes(8, "little") + header + bytes(4))
+    assert path.read_bytes()[:2] == b"\x80\x02"
+    assert kind_of(path) == "safetensors"

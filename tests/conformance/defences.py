@@ -1,4 +1,4 @@
-"""What defences must keep: training, screening and repair, one function per promise."""
+"""What defences must keep: training, screening, repair and scanning, one function per promise."""
 
 import contextlib
 import pickle
@@ -15,6 +15,7 @@ from casemate.core.data import Samples
 from casemate.core.errors import Cancelled, CasemateError, NotApplicable
 from casemate.core.recipe import Recipe
 from casemate.core.registry import Entry
+from casemate.core.scanning import Traces
 from casemate.core.target import Classifier
 from casemate.core.tick import Tick, ignore
 from conformance import models
@@ -22,7 +23,7 @@ from conformance.bystanders import bits, generator, stop, untouched
 
 # what a check returns is a number worth reporting
 Check = Callable[[Entry], str | None]
-CHECKS: dict[str, list[Check]] = {"training": [], "screening": [], "repair": []}
+CHECKS: dict[str, list[Check]] = {"training": [], "screening": [], "repair": [], "scanning": []}
 # largest share of clean rows that a screening may drop on average, by number of classes: among few
 # classes none stands out as suspicious
 # STRIP adds pictures: a patch must show through them, and the net must not be too sure of itself
@@ -425,3 +426,97 @@ def stops_when_a_tick_raises(entry: Entry) -> None:
     model, data = picture_setting()
     with pytest.raises(Cancelled, match="enough"):
         mend(entry, model, data, tick=stop)
+
+
+# --- scanning -------------------------------------------------------------------------------------
+
+
+def scan(entry: Entry, model: Classifier, clean: Samples, seed: int = 0, tick: Tick = ignore) -> Traces:
+    """Run a scanning and check the form of what it returns."""
+    found = entry.run(model, clean, rng=generator(seed), tick=tick, **quick(entry))
+    assert isinstance(found, Traces)
+    for values in (found.evidence, found.flagged, found.size, found.success):
+        assert values.shape == (model.classes,)
+        assert values.isfinite().all()
+    assert found.flagged.dtype == torch.bool
+    assert ((found.success >= 0) & (found.success <= 1)).all()
+    assert len(found.triggers) == model.classes
+    assert found.passes > 0
+    for trigger in found.triggers:
+        marked = trigger(clean.x[:3])
+        assert marked.shape == clean.x[:3].shape
+        assert ((marked >= 0) & (marked <= 1)).all()
+    return found
+
+
+@check("scanning")
+def scans_any_net(entry: Entry) -> None:
+    """Any architecture, shape and number of classes; pictures are never refused (pitfall R6)."""
+    for i, (model, data) in enumerate(settings()):
+        try:
+            scan(entry, model, data)
+        except NotApplicable:
+            assert len(data.shape) != 3, f"setting {i} are pictures"
+
+
+@check("scanning")
+def measures_the_success_of_its_triggers_itself(entry: Entry) -> None:
+    """The share of clean rows of other classes that a trigger steers, counted again (pitfall R5)."""
+    model, data = picture_setting()
+    found = scan(entry, model, data)
+    for c, trigger in enumerate(found.triggers):
+        steered = model.predict(trigger(data.x[data.y != c])).argmax(1) == c
+        assert abs(float(found.success[c]) - float(steered.double().mean())) < 0.02
+
+
+@check("scanning")
+def scans_very_little_data(entry: Entry) -> None:
+    """A few rows, one class, one row, no rows: no worse than a named error (pitfall R7)."""
+    model, data = picture_setting()
+    for rows in (data[:4], data[data.y == 0], data[:1], data[:0]):
+        with contextlib.suppress(CasemateError):
+            scan(entry, model, rows)
+
+
+@check("scanning")
+def calls_few_clean_models_backdoored(entry: Entry) -> str:
+    """On twenty models trained on clean data; the share is reported (pitfall R7)."""
+    flagged = []
+    for seed in range(20):
+        data = patterns(98, (1, 8, 8), 7, seed)
+        model = fit(lambda: make_conv(1, 7), data, 12, seed)
+        flagged.append(scan(entry, model, data, seed).suspect is not None)
+    assert sum(flagged) <= 14, f"{sum(flagged)} of 20 clean models are called backdoored"
+    return f"{sum(flagged)} of 20 clean models of 7 classes are called backdoored, after five steps"
+
+
+@check("scanning")
+def leaves_the_scanned_model_alone(entry: Entry) -> None:
+    model, data = picture_setting()
+    model = as_handed_over(model)
+    before, rows = models.state(model.net), bits(data.x, data.y)
+    with untouched():
+        scan(entry, model, data)
+    assert models.state(model.net) == before
+    with contextlib.suppress(Cancelled):
+        scan(entry, model, data, tick=stop)
+    assert models.state(model.net) == before, "changed after a tick that raised"
+    assert bits(data.x, data.y) == rows
+
+
+@check("scanning")
+def repeats_its_scan(entry: Entry) -> None:
+    """Whatever mode the net is in and whatever the global generators say."""
+    model, data = picture_setting()
+    first = scan(entry, model, data, 3)
+    with models.seeded(5):
+        again = scan(entry, as_handed_over(model), data, 3)
+    for name in ("evidence", "size", "success", "flagged"):
+        assert torch.equal(getattr(first, name), getattr(again, name)), name
+
+
+@check("scanning")
+def stops_scanning_when_a_tick_raises(entry: Entry) -> None:
+    model, data = picture_setting()
+    with pytest.raises(Cancelled, match="enough"):
+        scan(entry, model, data, tick=stop)

@@ -46,6 +46,9 @@ def kind_of(path: Path) -> Kind:
         if "archive_format" in names or any(n.startswith("models/") for n in names):
             return "pt2"
         return "torchscript" if "constants.pkl" in names else "pickle"
+    # before pickle: a header of 640 bytes begins as protocol 2 does
+    if len(head) >= 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
+        return "safetensors"
     # protocol 2 and later begin with PROTO; protocol 0 and 1 of an object with MARK or GLOBAL
     if (head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5")) or head[:1] in (
         b"(",
@@ -54,8 +57,6 @@ def kind_of(path: Path) -> Kind:
         b"}",
     ):
         return "pickle"
-    if len(head) >= 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
-        return "safetensors"
     if path.suffix == ".onnx":
         return "onnx"
     return "unknown"

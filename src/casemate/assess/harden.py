@@ -57,6 +57,10 @@ def harden(
     named = None if defence is None else find(defence)
     if named is not None and not named.answers:
         raise UsageError(f"A defence must be of family {', '.join(ANSWERS)}. Got {named.id}.")
+    if named is not None and named.family == "scanning":
+        raise UsageError(
+            f"{named.id} finds backdoors and mends none. Use `casemate scan`, or another defence."
+        )
     if named is not None and not set(named.answers) & set(ANSWERED):
         raise UsageError(
             f"A defence must answer {' or '.join(ANSWERED)}. Got {named.id}, which answers "

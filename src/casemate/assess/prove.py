@@ -18,6 +18,7 @@ from casemate.assess.families import judge_of
 from casemate.assess.progress import Progress, silent
 from casemate.assess.store import Store
 from casemate.assess.surrogates import naming
+from casemate.assess.sweep import sweep
 from casemate.core.compiled import compile_forward
 from casemate.core.data import Samples, split
 from casemate.core.ensemble import mean_logits
@@ -39,6 +40,7 @@ from casemate.scenes.scene import (
     DividedScene,
     EvasionScene,
     ExhibitScene,
+    ScanningScene,
     Scene,
     TargetedScene,
     TrainingScene,
@@ -163,6 +165,8 @@ def _show(scene: Scene, entry: Entry, seed: int, pool: Workers, store: Store, pr
             return _exhibiting(scene, seed, pool, progress)
         case CertifiedScene():
             return _certifying(scene, entry, seed, pool, progress)
+        case ScanningScene():
+            return _sweeping(scene, entry, seed, pool, progress)
         case DividedScene():
             return _dividing(scene, entry, seed, pool, progress)
         case DefenceScene() if scene.attack.startswith("evasion"):
@@ -223,6 +227,17 @@ def _dividing(scene: DividedScene, entry: Entry, seed: int, pool: Workers, progr
         _number(scene.bar.metric, found.without),
         _number(scene.bar.metric, found.certified),
         meets(scene.bar, found.certified, found.without) and found.broken == 0 and found.lost <= scene.price,
+    )
+
+
+def _sweeping(scene: ScanningScene, entry: Entry, seed: int, pool: Workers, progress: Progress) -> Shown:
+    """Scan clean and backdoored models."""
+    found = sweep(scene, entry, seed, pool, progress.step)
+    return (
+        _number("accuracy", found.accuracy),
+        _number("false_alarm_rate", found.false_alarms),
+        _number(scene.bar.metric, found.found),
+        meets(scene.bar, found.found, found.false_alarms),
     )
 
 

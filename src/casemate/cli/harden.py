@@ -1,16 +1,21 @@
-"""casemate harden: defend a target where it falls."""
+"""casemate harden: defend a target where it falls, or mend one that a scan called backdoored."""
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from casemate.cli.words import Interrupted
 
+if TYPE_CHECKING:
+    from casemate.assess.mend import Mended
+
 
 def command(
-    out: Annotated[Path, typer.Argument(help="Folder of a finished assessment.")],
+    out: Annotated[
+        Path, typer.Argument(help="Folder of a finished assessment or scan; the later one counts.")
+    ],
     defence: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="A defence by any of its names; without it the best is chosen."),
@@ -22,13 +27,22 @@ def command(
         int | None, typer.Option(min=1, help="Processes that train models; default one per core.")
     ] = None,
 ) -> int:
-    """Train a defence, attack again, write before and after."""
+    """Train a defence or mend a backdoored model, attack or scan again, write before and after."""
     print("casemate: loading", file=sys.stderr, flush=True)
     from casemate import library
+    from casemate.assess.mend import is_scan, mend
     from casemate.cli.progress import watching
     from casemate.cli.tables import print_defences, print_verdicts
+    from casemate.report import mending
 
     folder = out / "hardened"
+    if is_scan(out):
+        with watching() as progress:
+            mended = mend(out=out, defence=defence, seed=seed, progress=progress)
+        page = mending.written(mended, folder)[0]
+        _print(mended)
+        print(f"Page: {page}")
+        return 0
     try:
         with watching() as progress:
             found = library.harden(out=out, defence=defence, seed=seed, workers=workers, progress=progress)
@@ -41,3 +55,20 @@ def command(
     print_verdicts(found)
     print(f"Report: {written[0]}")
     return 0
+
+
+def _print(mended: "Mended") -> None:
+    from rich.table import Table
+
+    from casemate.cli.console import console
+    from casemate.report.mending import HEADINGS, rows, sentences
+
+    screen = console()
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for title in HEADINGS:
+        table.add_column(title)
+    for row in rows(mended):
+        table.add_row(*row)
+    screen.print(table)
+    for sentence in sentences(mended):
+        screen.print(sentence, markup=False)

@@ -35,6 +35,7 @@ def command(
             "serving",
             "screening",
             "repair",
+            "scanning",
         ]
         | None,
         typer.Argument(help="Only methods of this family."),

@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from casemate.cli import assess, compare, harden, human_study, physical, prove, report, screen, show
+from casemate.cli import assess, compare, harden, human_study, physical, prove, report, scan, screen, show
 from casemate.cli import list as list_
 from casemate.cli.words import Interrupted
 from casemate.core.errors import CasemateError, UsageError
@@ -19,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (assess, harden, compare, report, screen, list_, show, prove):
+for command in (assess, harden, compare, report, screen, scan, list_, show, prove):
     app.command(command.__name__.rpartition(".")[2])(command.command)
 app.add_typer(human_study.app, name="human-study")
 app.add_typer(physical.app, name="physical")

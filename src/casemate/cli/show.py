@@ -22,6 +22,7 @@ THREATS = {
     "serving": "A defence: it changes how a finished model answers.",
     "screening": "A defence: it looks for poisoned rows before the model is trained on what is left.",
     "repair": "A defence: it mends a trained model with a little clean data.",
+    "scanning": "A defence: it looks for a backdoor in a finished model, with a little clean data.",
 }
 SEES = {
     "GradientOracle": "They know the model and its gradients (white box).",

@@ -10,6 +10,7 @@ from casemate.core.pasting import Pasting
 from casemate.core.physical import PhysicalBudget
 from casemate.core.programs import Semantics
 from casemate.core.recipe import Recipe
+from casemate.core.scanning import Traces
 from casemate.core.semantic import SemanticBudget
 from casemate.core.tampering import Tampering
 from casemate.core.target import Classifier, GradientOracle, LabelOracle, ScoreOracle
@@ -204,6 +205,16 @@ class Repair(Protocol):
         self, model: Classifier, clean: Samples, /, *, rng: Generator, tick: Tick = ignore
     ) -> Classifier:
         """Return the mended model; the given one stays as it is."""
+        ...
+
+
+class Scanning(Protocol):
+    """Look for a backdoor in a trained model, with a little clean data and without its training set."""
+
+    def __call__(
+        self, model: Classifier, clean: Samples, /, *, rng: Generator, tick: Tick = ignore
+    ) -> Traces:
+        """Return what was found of each class."""
         ...
 
 

@@ -22,7 +22,7 @@ from casemate.ops.norms import Norm
 F = TypeVar("F", bound=Callable[..., Any])
 Family = Literal[
     "evasion", "universal", "semantic", "physical", "malware", "poisoning", "targeted", "backdoor", "membership",
-    "training", "serving", "screening", "repair",
+    "training", "serving", "screening", "repair", "scanning",
 ]  # fmt: skip
 # families of the attacks that a defence answers, where it does not say itself (`against`)
 ANSWERS: dict[Family, tuple[Family, ...]] = {
@@ -30,6 +30,7 @@ ANSWERS: dict[Family, tuple[Family, ...]] = {
     "serving": ("evasion",),
     "screening": ("poisoning", "backdoor"),
     "repair": ("backdoor",),
+    "scanning": ("backdoor",),
 }
 # what the harness passes; everything else that is keyword-only is a parameter of the method
 HARNESS = frozenset({"rng", "tick"})
@@ -276,6 +277,7 @@ def screening(
 
 serving = _plain("serving")
 repair = _plain("repair")
+scanning = _plain("scanning")
 
 
 def _params(

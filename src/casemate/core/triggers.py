@@ -64,8 +64,13 @@ def eight_bit(x: Tensor) -> Tensor:
 
 def images_only(clean: Samples, method: str) -> None:
     """Raise NotApplicable where the inputs are no images (C, H, W)."""
-    if len(clean.shape) != 3:
-        raise NotApplicable(f"{method} marks images. Got inputs of shape {clean.shape}")
+    pictures_only(clean.shape, method)
+
+
+def pictures_only(shape: tuple[int, ...], method: str) -> None:
+    """Raise NotApplicable where a shape is not (C, H, W)."""
+    if len(shape) != 3:
+        raise NotApplicable(f"{method} marks images. Got inputs of shape {shape}")
 
 
 def existing(target: int, classes: int, method: str) -> None:

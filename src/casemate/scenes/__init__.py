@@ -14,7 +14,7 @@ from casemate.scenes.scene import Scene
 MODULES = (
     "evasion", "transfer", "universal", "semantic", "physical", "malware", "poisoning", "targeted", "backdoors",
     "membership",
-    "defences", "serving",
+    "defences", "serving", "scanning",
 )  # fmt: skip
 
 

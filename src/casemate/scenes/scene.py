@@ -207,6 +207,36 @@ class DividedScene:
     source: Source = "ours"
 
 
+@dataclass(frozen=True)
+class ScanningScene:
+    """A scanning asked about models with and without a backdoor, all trained in the scene.
+
+    The bar is on the share of `victims` models, poisoned by `attack` each with another target and seed, that
+    are called backdoored with the right class before all others; the baseline is the share of `clean` models
+    that are called backdoored. `rows` test rows are what the scanning has.
+    """
+
+    title: str
+    bar: Bar
+    attack: str
+    rate: float
+    recipe: Callable[[], Recipe]
+    data: Callable[[], tuple[Samples, Samples]]
+    clean: int = 20
+    victims: int = 8
+    rows: int = 300
+    params: Mapping[str, Any] = field(default_factory=dict)
+    attack_params: Mapping[str, Any] = field(default_factory=dict)
+    source: Source = "ours"
+
+
 Scene = (
-    EvasionScene | TrainingScene | TargetedScene | DefenceScene | ExhibitScene | CertifiedScene | DividedScene
+    EvasionScene
+    | TrainingScene
+    | TargetedScene
+    | DefenceScene
+    | ExhibitScene
+    | CertifiedScene
+    | DividedScene
+    | ScanningScene
 )

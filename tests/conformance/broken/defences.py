@@ -13,11 +13,13 @@ from torch import Generator, Tensor, nn
 
 from casemate.core import registry
 from casemate.core.data import Samples
-from casemate.core.errors import Cancelled
+from casemate.core.errors import Cancelled, NotApplicable
 from casemate.core.recipe import BatchLoss, Recipe, cross_entropy
 from casemate.core.registry import Entry
+from casemate.core.scanning import Traces
 from casemate.core.target import Classifier
 from casemate.core.tick import Tick, ignore
+from casemate.core.triggers import Mixed
 from conformance import defences
 from conformance.defences import Check
 from conformance.toys import PAPER, entry_of
@@ -66,11 +68,35 @@ def shrink(model: Classifier, clean: Samples, /, *, rng: Generator, tick: Tick =
     return replace(model, net=net)
 
 
+def nearest(model: Classifier, clean: Samples, /, *, rng: Generator, tick: Tick = ignore) -> Traces:
+    """Blend half of a class's mean picture in, and say how often that steers."""
+    shares, triggers = [], []
+    if not len(clean):
+        raise NotApplicable("there are no rows")
+    for c in range(model.classes):
+        own = clean.x[clean.y == c]
+        trigger = Mixed((own if len(own) else clean.x).mean(0), 0.5)
+        rows = clean.x[clean.y != c]
+        steered = model.predict(trigger(rows if len(rows) else clean.x)).argmax(1) == c
+        shares.append(steered.float().mean())
+        triggers.append(trigger)
+        tick(c + 1, model.classes, {})
+    success = torch.stack(shares)
+    flagged = torch.zeros(model.classes, dtype=torch.bool)
+    size = torch.ones(model.classes)
+    return Traces(success - success.median(), flagged, size, success, tuple(triggers), "pictures", len(clean))
+
+
 def _entry(family: str, run: Callable[..., Any]) -> Entry:
     return entry_of(getattr(registry, family)(papers=(PAPER,)), run)
 
 
-CORRECT = (_entry("training", noise), _entry("screening", residuals), _entry("repair", shrink))
+CORRECT = (
+    _entry("training", noise),
+    _entry("screening", residuals),
+    _entry("repair", shrink),
+    _entry("scanning", nearest),
+)
 
 
 def breaks(promise: Check) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -86,7 +112,10 @@ def breaks(promise: Check) -> Callable[[Callable[..., Any]], Callable[..., Any]]
     def repair(model: Classifier, clean: Samples, /, *, rng: Generator, tick: Tick = ignore) -> Classifier:
         """Mend with a defect."""
 
-    form = {"training": training, "screening": screening, "repair": repair}[family]
+    def scanning(model: Classifier, clean: Samples, /, *, rng: Generator, tick: Tick = ignore) -> Traces:
+        """Scan with a defect."""
+
+    form = {"training": training, "screening": screening, "repair": repair, "scanning": scanning}[family]
 
     def keep(defect: Callable[..., Any]) -> Callable[..., Any]:
         if not defect.__annotations__:
@@ -346,3 +375,47 @@ def swallows_exceptions(model, clean, /, *, rng, tick=ignore):
 @breaks(defences.stops_when_a_tick_raises)
 def never_ticks(model, clean, /, *, rng, tick=ignore):
     return shrink(model, clean, rng=rng)
+
+
+# --- scanning -------------------------------------------------------------------------------------
+
+
+@breaks(defences.scans_any_net)
+def scans_three_classes_only(model, clean, /, *, rng, tick=ignore):
+    found = nearest(model, clean, rng=rng, tick=tick)
+    return replace(found, evidence=found.evidence[:3])
+
+
+@breaks(defences.measures_the_success_of_its_triggers_itself)
+def boasts(model, clean, /, *, rng, tick=ignore):
+    found = nearest(model, clean, rng=rng, tick=tick)
+    return replace(found, success=torch.ones_like(found.success))
+
+
+@breaks(defences.scans_very_little_data)
+def asks_for_many_rows(model, clean, /, *, rng, tick=ignore):
+    found = nearest(model, clean, rng=rng, tick=tick)
+    return replace(found, size=found.size * clean.x[10].mean())
+
+
+@breaks(defences.calls_few_clean_models_backdoored)
+def calls_every_model_backdoored(model, clean, /, *, rng, tick=ignore):
+    found = nearest(model, clean, rng=rng, tick=tick)
+    return replace(found, flagged=~found.flagged)
+
+
+@breaks(defences.leaves_the_scanned_model_alone)
+def switches_the_scanned_net(model, clean, /, *, rng, tick=ignore):
+    model.net.eval()
+    return nearest(model, clean, rng=rng, tick=tick)
+
+
+@breaks(defences.repeats_its_scan)
+def scans_at_random(model, clean, /, *, rng, tick=ignore):
+    found = nearest(model, clean, rng=rng, tick=tick)
+    return replace(found, size=found.size + torch.rand(model.classes))
+
+
+@breaks(defences.stops_scanning_when_a_tick_raises)
+def scans_on(model, clean, /, *, rng, tick=ignore):
+    return nearest(model, clean, rng=rng)

@@ -1,0 +1,290 @@
+"""Scan the zoo, measure how well its backdoors are told apart, and write the constants of `casemate scan`.
+
+    python scripts/scan_fit.py FOLDER scan       # numbers of each model beside it, once
+    python scripts/scan_fit.py FOLDER fit        # cross-validation and calibration.json
+
+FOLDER is what `scripts/scan_zoo.py` made.
+"""
+
+import argparse
+import itertools
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scan_zoo import KINDS, SETS, load
+from sklearn.linear_model import LogisticRegression
+
+from casemate.assess.calibration import beyond
+from casemate.assess.evidence import DETECTORS, INVERSION, collected, references
+from casemate.core.data import Samples
+from casemate.ops.rng import generator
+from casemate.ops.roc import auc
+from casemate.ops.stats import exact_share
+
+ROWS = 500
+NAMES = (*DETECTORS, "weights.signature", "weights.lipschitz")
+WORKS = 0.8  # success below which a trigger is no backdoor worth the name
+FOLDS = 10
+STRENGTH = 1.0  # of the data against the penalty on large weights
+DEVIATIONS = 2.0  # of the clean models' scores, from their mean to the threshold
+RIGHT = 0.5  # clean accuracy below which a scan gives no answer
+BEGIN, END = "<!-- measured -->\n", "<!-- /measured -->"
+PAGE = Path(__file__).parents[1] / "docs/scan.md"
+OUT = Path(__file__).parents[1] / "src/casemate/assess/calibration.json"
+
+
+def some(test: Samples, *path: str | int) -> Samples:
+    """Draw the clean rows that a defender has."""
+    return test[torch.randperm(len(test), generator=generator(0, "zoo rows", *path))[:ROWS]]
+
+
+def scan(folder: Path, only: str) -> None:
+    """Collect the numbers of every model and of the references of every data set."""
+    sets = {name: make()[1] for name, make in SETS.items()}
+    for name, test in sets.items():
+        path = folder / f"reference-{name}.numbers"
+        if not path.exists() and only in path.stem:
+            clean = some(test, name)
+            found = [collected(model, clean, seed=0) for model in references(clean, seed=0)]
+            path.write_text(json.dumps([plain(each) for each in found]))
+    for card in sorted(folder.glob("*.json"), key=turn):
+        path = card.with_suffix(".numbers")
+        if path.exists() or only not in card.stem or doubt(json.loads(card.read_text())):
+            continue
+        model, said = load(folder, card.stem)
+        begun = time.perf_counter()
+        found = collected(model, some(sets[said["data"]], said["data"]), seed=said["seed"])
+        path.write_text(json.dumps(plain(found)))
+        print(card.stem, f"{time.perf_counter() - begun:.1f} s", flush=True)
+
+
+def doubt(card: dict[str, Any]) -> str:
+    """Say why a model is left out of the zoo; empty if it is not."""
+    if card["accuracy"] < RIGHT:
+        return f"right on {card['accuracy']:.0%} only"
+    success = card.get("success", 1.0)
+    return f"its trigger steers {success:.0%} only" if success < WORKS else ""
+
+
+def turn(card: Path) -> float:
+    """Let clean and backdoored models of all data sets take turns, so that a part of the zoo is a fair one."""
+    said = json.loads(card.read_text())
+    i = said["seed"] % 100
+    if said["kind"] == "clean":
+        return i / 24  # rates of false alarms need clean ones first
+    return (i + list(KINDS).index(said["kind"]) / len(KINDS)) / 3
+
+
+def plain(found: Any) -> dict[str, Any]:
+    """Write evidence as JSON has it."""
+    return {
+        "evidence": {name: values.tolist() for name, values in found.evidence.items()},
+        "traces": {
+            name: {
+                "size": t.size.tolist(), "success": t.success.tolist(), "flagged": t.flagged.tolist(),
+                "passes": t.passes,
+            }
+            for name, t in found.traces.items()
+        },
+        "left_out": found.left_out,
+    }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model of the zoo: features (K, F) of its classes, and its target, None for a clean one."""
+
+    name: str
+    data: str
+    kind: str
+    target: int | None
+    features: np.ndarray
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Ones for the target."""
+        found = np.zeros(len(self.features))
+        if self.target is not None:
+            found[self.target] = 1
+        return found
+
+
+def models(folder: Path, names: Sequence[str]) -> tuple[list[Model], list[str]]:
+    """Read the numbers of all models; those whose trigger steers too little are left out, by name."""
+    usual = {}
+    for path in folder.glob("reference-*.numbers"):
+        parts = [each["evidence"] for each in json.loads(path.read_text())]
+        usual[path.stem.removeprefix("reference-")] = {
+            name: torch.tensor([p[name] for p in parts if name in p]).mean(0) for name in parts[0]
+        }
+    found, left_out = [], []
+    for path in sorted(folder.glob("*.json")):
+        card, numbers = json.loads(path.read_text()), path.with_suffix(".numbers")
+        if why := doubt(card):
+            left_out.append(f"{path.stem}: {why}")
+        if why or not numbers.exists():
+            continue
+        evidence = {k: torch.tensor(v) for k, v in json.loads(numbers.read_text())["evidence"].items()}
+        k = len(next(iter(evidence.values())))
+        none = torch.zeros(k)
+        columns = [beyond(evidence.get(n, none), usual[card["data"]].get(n)).numpy() for n in names]
+        target = None if card["kind"] == "clean" else card["target"]
+        found.append(Model(path.stem, card["data"], card["kind"], target, np.stack(columns, 1)))
+    return found, left_out
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Weights, bias and threshold."""
+
+    weights: np.ndarray
+    bias: float
+    threshold: float
+
+    def scores(self, model: Model) -> np.ndarray:
+        """Log-odds of the classes above the threshold."""
+        return model.features @ self.weights + self.bias - self.threshold
+
+
+def fitted(known: Sequence[Model], allowed: np.ndarray) -> Fit:
+    """Fit classes: targets against all others; the threshold is where few clean models reach."""
+    x = np.concatenate([m.features for m in known])[:, allowed]
+    y = np.concatenate([m.labels for m in known])
+    regression = LogisticRegression(C=STRENGTH, class_weight="balanced", max_iter=5000).fit(x, y)
+    weights = np.zeros(known[0].features.shape[1])
+    # evidence is for a backdoor or nothing
+    weights[allowed] = regression.coef_[0].clip(min=0)
+    fit = Fit(weights, float(regression.intercept_[0]), 0.0)
+    clean = np.array([fit.scores(m).max() for m in known if m.target is None])
+    threshold = float(clean.mean() + DEVIATIONS * clean.std(ddof=1))
+    return replace(fit, threshold=threshold)
+
+
+def judged(
+    zoo: Sequence[Model], allowed: np.ndarray, without: str = "", by: str = "fold"
+) -> dict[str, float]:
+    """Score each model by a fit to others; kind `without` is in no fit. Scores are above the threshold."""
+    rng = np.random.default_rng(0)
+    kinds = {m.kind: i for i, m in enumerate(zoo)}
+    folds = {}
+    for kind in kinds:
+        own = [m.name for m in zoo if m.kind == kind]
+        folds |= dict(zip(rng.permutation(own).tolist(), itertools.cycle(range(FOLDS))))
+    group = {m.name: m.data if by == "data" else folds[m.name] for m in zoo}
+    found = {}
+    for fold in sorted(set(group.values()), key=str):
+        fit = fitted([m for m in zoo if group[m.name] != fold and m.kind != without], allowed)
+        found |= {m.name: float(fit.scores(m).max()) for m in zoo if group[m.name] == fold}
+    return found
+
+
+def rate(values: Sequence[bool]) -> dict[str, float]:
+    """Count, with the exact interval."""
+    return exact_share(sum(values), len(values)).__dict__
+
+
+def report(zoo: Sequence[Model], allowed: np.ndarray) -> dict[str, Any]:
+    """Cross-validate over models, over kinds of trigger and over data sets."""
+    clean = [m.name for m in zoo if m.target is None]
+    kinds = sorted({m.kind for m in zoo if m.target is not None})
+    seen = judged(zoo, allowed)
+    marked = [m for m in zoo if m.target is not None]
+    unseen = {kind: judged(zoo, allowed, without=kind) for kind in kinds}
+    other = judged(zoo, allowed, by="data")
+    held = np.array([unseen[m.kind][m.name] for m in marked])
+    usual = np.array([np.mean([unseen[k][name] for k in kinds]) for name in clean])
+    positive, negative = np.array([seen[m.name] for m in marked]), np.array([seen[n] for n in clean])
+    return {
+        "auc": auc(positive, negative).__dict__,
+        "auc_unseen": auc(held, usual).__dict__,
+        "auc_unseen_by_kind": {
+            k: auc(np.array([unseen[k][m.name] for m in marked if m.kind == k]),
+                   np.array([unseen[k][n] for n in clean])).value for k in kinds
+        },
+        "auc_other_data": auc(np.array([other[m.name] for m in marked]), np.array([other[n] for n in clean])).__dict__,
+        "false_alarms": rate([seen[n] > 0 for n in clean]),
+        "false_alarms_unseen": rate([x > 0 for x in usual]),
+        "false_alarms_other_data": rate([other[n] > 0 for n in clean]),
+        "found": {k: rate([seen[m.name] > 0 for m in marked if m.kind == k]) for k in kinds}
+        | {"all": rate([seen[m.name] > 0 for m in marked])},
+        "unseen": {k: rate([unseen[k][m.name] > 0 for m in marked if m.kind == k]) for k in kinds}
+        | {"all": rate([x > 0 for x in held])},
+        "other_data": rate([other[m.name] > 0 for m in marked]),
+        "scores": {m.name: round(seen[m.name], 2) for m in zoo},
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Scan or fit."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("what", choices=("scan", "fit"))
+    parser.add_argument("--only", default="")
+    parser.add_argument("--out", type=Path, default=OUT)
+    args = parser.parse_args()
+    if args.what == "scan":
+        scan(args.folder, args.only)
+        return
+    zoo, left_out = models(args.folder, NAMES)
+    said = calibration(zoo, left_out, set(INVERSION))
+    args.out.write_text(json.dumps(said, indent=1) + "\n")
+    others = {
+        "with ABS": calibration(zoo, left_out, set(DETECTORS)),
+        "with ABS and weights": calibration(zoo, left_out, set(NAMES)),
+    }
+    write_page({"trigger inversion (the score)": said, **others})
+    print(json.dumps({k: v for k, v in said.items() if k not in ("scores", "left_out")}, indent=1))
+
+
+def write_page(columns: dict[str, dict[str, Any]]) -> None:
+    """Put the measured numbers into docs/scan.md."""
+    said = list(columns.values())
+    lines = [f"Measured with {said[0]['made'].rpartition(',')[0]}.", "", f"| | {' | '.join(columns)} |"]
+    lines.append("|---" * (1 + len(said)) + "|")
+    for key, title in (
+        ("auc", "AUC"), ("auc_unseen", "AUC, unseen kinds"), ("auc_other_data", "AUC, fitted to the other data sets"),
+        ("false_alarms", "clean models called backdoored"),
+        ("false_alarms_other_data", "the same, fitted to the other data sets"),
+    ):  # fmt: skip
+        lines.append(f"| {title} | {' | '.join(_written(each[key], 'auc' in key) for each in said)} |")
+    for key, title in (("found", "found"), ("unseen", "found, unseen kind")):
+        for kind in said[0][key]:
+            cells = " | ".join(_written(each[key][kind], False) for each in said)
+            lines.append(f"| {title}: {kind.replace('_', ' ')} | {cells} |")
+    cells = " | ".join(_written(each["other_data"], False) for each in said)
+    lines.append(f"| found, fitted to the other data sets: all | {cells} |")
+    head, _, rest = PAGE.read_text().partition(BEGIN)
+    PAGE.write_text(head + BEGIN + "\n".join(lines) + "\n" + END + rest.partition(END)[2])
+
+
+def _written(rate: dict[str, float], plain: bool) -> str:
+    if plain:
+        return f"{rate['value']:.3f} ({rate['low']:.3f} to {rate['high']:.3f})"
+    hits = round(rate["value"] * rate["n"])
+    return f"{hits} of {rate['n']}, {rate['value']:.0%} ({rate['low']:.0%} to {rate['high']:.0%})"
+
+
+def calibration(zoo: Sequence[Model], left_out: Sequence[str], used: set[str]) -> dict[str, Any]:
+    """Fit to the whole zoo, beside what fits to parts of it showed on the rest."""
+    allowed = np.array([name in used for name in NAMES])
+    fit = fitted(zoo, allowed)
+    clean = sum(m.target is None for m in zoo)
+    return {
+        "made": f"{clean} clean and {len(zoo) - clean} backdoored models, {date.today().isoformat()}, scripts/scan_fit.py",
+        "weights": {n: round(float(fit.weights[i]), 4) for i, n in enumerate(NAMES) if n in used},
+        "bias": round(fit.bias, 4),
+        "threshold": round(fit.threshold, 4),
+        **report(zoo, allowed),
+        "left_out": list(left_out),
+    }
+
+
+if __name__ == "__main__":
+    main()

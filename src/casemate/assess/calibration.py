@@ -1,0 +1,82 @@
+"""How evidence becomes one score, and how often that was right on the zoo of `scripts/scan_zoo.py`."""
+
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from casemate.core.scanning import SCALE
+
+FIRM = 0.3  # spread of the classes' evidence from which on differences say less
+CEILING = 6.0  # evidence beyond this counts no more: it is as clear as can be
+
+
+class Rate(BaseModel):
+    """A share of models with its exact 95% interval."""
+
+    model_config = ConfigDict(frozen=True)
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+class Calibration(BaseModel):
+    """Weights of the detectors' evidence, the threshold of the score, and what was measured with them.
+
+    `false_alarms` is the share of clean models of the zoo that are called backdoored, `found` the share of
+    backdoored ones that are, by kind of trigger; both by weights and thresholds fitted to other models.
+    `unseen` is the same for kinds of trigger of which none was fitted to.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    made: str
+    weights: dict[str, float]
+    bias: float
+    threshold: float
+    auc: Rate
+    auc_unseen: Rate
+    false_alarms: Rate
+    found: dict[str, Rate]
+    unseen: dict[str, Rate]
+
+    def scores(self, evidence: Mapping[str, Tensor], usual: Mapping[str, Tensor]) -> Tensor:
+        """Combine evidence (K,) by detector, beyond what is usual, to log-odds of classes (K,)."""
+        parts = [
+            weight * beyond(evidence[name], usual.get(name))
+            for name, weight in self.weights.items()
+            if name in evidence
+        ]
+        return self.bias + torch.stack(parts).sum(0)
+
+    def shares(self, evidence: Mapping[str, Tensor], usual: Mapping[str, Tensor], c: int) -> dict[str, float]:
+        """Say how much each detector adds to the score of class c."""
+        return {
+            name: weight * float(beyond(evidence[name], usual.get(name))[c])
+            for name, weight in self.weights.items()
+            if name in evidence
+        }
+
+
+def beyond(evidence: Tensor, usual: Tensor | None) -> Tensor:
+    """Take from evidence (K,) what references show of the same class, and bound the rest.
+
+    A class that is harder to call up than others, here or in references, is no less suspicious than a
+    usual one. Where classes differ much anyway, a difference says less.
+    """
+    evidence = evidence.double()
+    known = torch.zeros(()) if usual is None else usual.clamp(min=0)
+    spread = SCALE * torch.quantile((evidence - torch.quantile(evidence, 0.5)).abs(), 0.5)
+    return (evidence - known).clamp(0, CEILING) / (1 + (spread / FIRM).square()).sqrt()
+
+
+@cache
+def shipped() -> Calibration:
+    """Read the calibration that comes with this version."""
+    text = resources.files("casemate.assess").joinpath("calibration.json").read_text(encoding="utf-8")
+    return Calibration.model_validate_json(text)

@@ -1,0 +1,186 @@
+"""Mend a model that a scan called backdoored, scan it again, and measure before and after."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from casemate.assess.progress import Progress, silent
+from casemate.assess.scan import Scanned, clean_rows, scan_loaded
+from casemate.assess.targets import load_data, load_model
+from casemate.assess.unlearning import unlearned
+from casemate.core.data import Samples
+from casemate.core.errors import NotApplicable, UsageError
+from casemate.core.registry import Entry, entries, find
+from casemate.core.stamps import Warped
+from casemate.core.target import Classifier
+from casemate.core.triggers import Added, Mixed
+from casemate.ops.rng import generator
+from casemate.ops.stats import Estimate, exact_share
+
+FILE = "scan.json"
+UNLEARNING = "unlearning"
+MENDING = 0.6  # share of the clean rows that repairs see; the others judge them
+PRICE = 0.05  # clean accuracy, in points of 1, that a repair may cost if there is a cheaper one
+REAL = 0.5  # success from which on a recovered trigger counts
+Trigger = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Effect:
+    """On rows that no repair saw: clean accuracy, and success of the recovered trigger that steers most."""
+
+    accuracy: Estimate
+    success: Estimate
+
+
+@dataclass(frozen=True)
+class Mended:
+    """The chosen repair and its model, effects by repair, that of none included, and the scan of the result.
+
+    `left_out` says which repairs do not fit and why.
+    """
+
+    chosen: str
+    model: Classifier
+    suspect: int
+    effects: dict[str, Effect]
+    left_out: dict[str, str]
+    again: Scanned
+
+
+def is_scan(out: Path) -> bool:
+    """Tell whether a folder's last work was a scan, and not an assessment."""
+    scan, assessment = out / FILE, out / "assessment.json"
+    if not scan.is_file():
+        return False
+    return not assessment.is_file() or scan.stat().st_mtime > assessment.stat().st_mtime
+
+
+def mend(
+    *, out: Path | str, defence: str | None = None, seed: int | None = None, progress: Progress = silent
+) -> Mended:
+    """Try every registered repair, and unlearning of the recovered triggers, on a scanned model.
+
+    Args:
+        out: folder of a finished scan that called its model backdoored.
+        defence: a repair by any of its names, or "unlearning"; None means all.
+        seed: seed of all random numbers; None means the scan's.
+        progress: told of each repair and of the second scan.
+
+    Returns:
+        The model in which the recovered triggers have least success, among the repairs that cost at most
+        five points of clean accuracy or the one that costs least, and what a second scan says of it.
+
+    Raises:
+        UsageError: there is no such scan, or the defence is no repair.
+    """
+    said = _read(Path(out))
+    repairs = _repairs(defence)
+    given = dict(said["options"])
+    seed = int(given["seed"]) if seed is None else seed
+    clean = clean_rows(load_data(given["data"], bounds=tuple(given["bounds"])).test, int(given["seed"]))
+    model = load_model(given["model"], clean, bounds=tuple(given["bounds"]), mean=tuple(given["mean"]),
+                       std=tuple(given["std"]), device=given["device"]).classifier  # fmt: skip
+    suspect = int(said["suspect"])
+    order = torch.randperm(len(clean), generator=generator(seed, "repair rows"))
+    seen, unseen = (
+        clean[part]
+        for part in order.split([round(MENDING * len(clean)), len(clean) - round(MENDING * len(clean))])
+    )
+    triggers = _triggers(Path(out), said)
+    progress.plan(list(repairs))
+    effects, models, left_out = {"none": effect(model, unseen, triggers, suspect)}, {}, {}
+    for name, repair in repairs.items():
+        progress.start(name, name)
+        try:
+            models[name] = repair(model, seen, triggers, rng=generator(seed, name), tick=progress.step)
+            effects[name] = effect(models[name], unseen, triggers, suspect)
+        except NotApplicable as error:
+            left_out[name] = str(error)
+        progress.finish(name, None)
+    if not models:
+        raise UsageError(f"No repair fits this model: {'; '.join(f'{k}: {v}' for k, v in left_out.items())}.")
+    chosen = best(effects)
+    usual = {k: torch.tensor(v["evidence_in_references"]) for k, v in said["detectors"].items()}
+    again = scan_loaded(
+        models[chosen], clean, names=(f"{said['model']} after {chosen}", said["data"]),
+        options={**given, "mended_by": chosen}, seed=int(given["seed"]),
+        usual={**usual, **{k: torch.tensor(v) for k, v in said["weights_in_references"].items()}},
+        progress=progress,
+    )  # fmt: skip
+    return Mended(chosen, models[chosen], suspect, effects, left_out, again)
+
+
+def best(effects: Mapping[str, Effect]) -> str:
+    """Choose the repair that leaves the triggers least, among those that are cheap, or the cheapest."""
+    least = effects["none"].accuracy.value - PRICE
+    tried = {name: e for name, e in effects.items() if name != "none"}
+    cheap = {name: e for name, e in tried.items() if e.accuracy.value >= least}
+    if not cheap:
+        return max(tried, key=lambda name: tried[name].accuracy.value)
+    return min(cheap, key=lambda name: (cheap[name].success.value, -cheap[name].accuracy.value))
+
+
+def effect(model: Classifier, unseen: Samples, triggers: Sequence[Trigger], suspect: int) -> Effect:
+    """Measure a model on rows that no repair saw; triggers on those of other classes that it gets right."""
+    right = model.predict(unseen.x).argmax(1) == unseen.y
+    rows = unseen.x[right & (unseen.y != suspect)]
+    hits = [int((model.predict(trigger(rows)).argmax(1) == suspect).sum()) for trigger in triggers]
+    return Effect(exact_share(int(right.sum()), len(unseen)), exact_share(max(hits), len(rows)))
+
+
+def _repairs(defence: str | None) -> dict[str, Callable[..., Classifier]]:
+    known: dict[str, Callable[..., Classifier]] = {e.id: partial(_registered, e) for e in entries("repair")}
+    known[UNLEARNING] = unlearned
+    if defence is None:
+        return known
+    name = defence if defence == UNLEARNING else find(defence).id
+    if name not in known:
+        raise UsageError(f"A scanned model is mended by {', '.join(known)}. Got {name}.")
+    return {name: known[name]}
+
+
+def _registered(
+    entry: Entry, model: Classifier, seen: Samples, triggers: Sequence[Trigger], **settings: Any
+) -> Classifier:
+    mended: Classifier = entry.run(model, seen, **settings)
+    return mended
+
+
+def _read(out: Path) -> dict[str, Any]:
+    try:
+        said: dict[str, Any] = json.loads((out / FILE).read_text(encoding="utf-8"))
+        outcome, options = said["outcome"], said["options"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UsageError(f"{out} must be the folder of a finished scan. Its {FILE} cannot be read.") from None
+    if outcome != "backdoored":
+        raise UsageError(f"There must be a backdoor to mend. The scan in {out} says: {outcome}.")
+    if options["model"] is None or options["data"] is None:
+        raise UsageError("A scan of a model or data in memory cannot be repeated; scan by specifications.")
+    return said
+
+
+def _triggers(out: Path, said: Mapping[str, Any]) -> list[Trigger]:
+    """Read the suspect's triggers that work; the best one where none does well."""
+    try:
+        tensors = load_file(out / "scan.safetensors")
+    except Exception as error:
+        raise UsageError(f"The triggers in {out / 'scan.safetensors'} cannot be read: {error}.") from None
+    found: list[tuple[float, Trigger]] = []
+    for name, numbers in said["detectors"].items():
+        rate = float(numbers["success"][int(said["suspect"])])
+        if f"{name}/pattern" in tensors:
+            found.append((rate, Mixed(tensors[f"{name}/pattern"], tensors[f"{name}/mask"])))
+        elif f"{name}/delta" in tensors:
+            found.append((rate, Added(tensors[f"{name}/delta"])))
+        elif f"{name}/shifts" in tensors:
+            found.append((rate, Warped(tensors[f"{name}/shifts"])))
+    found.sort(key=lambda each: -each[0])
+    return [trigger for rate, trigger in found if rate >= REAL] or [found[0][1]]

@@ -1,0 +1,1 @@
+"""Defences that look for a backdoor in a finished model."""
