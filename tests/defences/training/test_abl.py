@@ -28,14 +28,19 @@ def loss(net: nn.Module, x: Tensor, y: Tensor, /, *, rng: torch.Generator) -> Te
     return nn.functional.cross_entropy(net(x), y)
 
 
-@pytest.mark.parametrize(("gamma", "sign"), [(0.5, 1), (0.9, -1)])
-def test_the_loss_climbs_below_the_floor_and_descends_above(gamma: float, sign: int) -> None:
-    """At a = 0 the loss is log 2 = 0.69 and its slope in a is -1/2."""
-    net = Fixed(0.0)
-    found = Floored(loss, gamma)(net, torch.zeros(4, 1), torch.zeros(4, dtype=torch.int64), rng=generator(0))
-    assert float(found.detach()) == pytest.approx(sign * math.log(2))
-    (slope,) = torch.autograd.grad(found, net.a)
-    assert float(slope) == pytest.approx(-0.5 * sign)
+def test_rows_below_the_floor_climb_while_the_others_descend() -> None:
+    """Logits (a, 0) at a = 1 for labels 0 and 1: losses log(1 + 1/e) = 0.31 and 1.31, slopes -0.27 and 0.73."""
+    net, q = Fixed(1.0), 1 / (1 + math.e)
+    low, high = math.log(1 + 1 / math.e), 1 + math.log(1 + 1 / math.e)
+    for gamma, value, slope in (
+        (0.3, low + high, 1 - 2 * q),
+        (0.5, high - low, 1.0),
+        (2.0, -low - high, 2 * q - 1),
+    ):
+        found = Floored(gamma)(net, torch.zeros(2, 1), torch.tensor([0, 1]), rng=generator(0))
+        assert float(found.detach()) == pytest.approx(value / 2)
+        (grad,) = torch.autograd.grad(found, net.a)
+        assert float(grad) == pytest.approx(slope / 2)
 
 
 def test_the_rows_with_the_lowest_losses_are_isolated() -> None:

@@ -42,14 +42,14 @@ def abl(
     """Find the rows that are learnt fastest, train on the others, and unlearn what the found ones teach.
 
     A trigger is easier than clothes: its rows have a low loss after few passes. So that clean rows do not
-    reach one as well, the first passes hold the loss at a floor. The rows with the lowest losses then are
+    reach one as well, the first passes hold the loss of each row at a floor. The rows with the lowest losses then are
     set apart; the model is trained on all others, and at last made to climb the loss of those set apart
     while it goes on descending on the rest. A backdoor that is learnt no faster than its class, as one
     with right labels may be, passes.
 
     Args:
         recipe: how the model is trained.
-        gamma: floor of the mean loss of a batch in the first passes, in nats.
+        gamma: floor of a row's loss in the first passes, in nats.
         early: number of those passes.
         isolated: share of the rows that are set apart.
         unlearning: passes of climbing on them at the end; 0 leaves it out.
@@ -99,7 +99,7 @@ class Stages:
             run(self._last(recipe, apart), rest)
 
     def _first(self, recipe: Recipe) -> Recipe:
-        return replace(recipe, epochs=self.early, batch_loss=Floored(recipe.batch_loss, self.gamma))
+        return replace(recipe, epochs=self.early, batch_loss=Floored(self.gamma))
 
     def _last(self, recipe: Recipe, apart: Samples) -> Recipe:
         # the authors' code climbs on the rows set apart alone; the paper's loss has both parts, which
@@ -117,19 +117,18 @@ class Stages:
 
 @dataclass(frozen=True)
 class Floored:
-    """A batch loss that climbs where it is below `gamma` (local gradient ascent).
+    """Cross-entropy of a batch in which rows below `gamma` climb (local gradient ascent).
 
-    The paper writes it for each row, its code for each batch, as here: rows that are learnt faster than
-    the others may then go on falling.
+    Each row by itself, as the paper writes it; in the authors' code a whole batch turns round, in which
+    rows that are learnt no faster than others had the lowest losses.
     """
 
-    loss: BatchLoss
     gamma: float
 
     def __call__(self, net: nn.Module, x: Tensor, y: Tensor, /, *, rng: Generator) -> Tensor:
-        """Turn the loss round below the floor."""
-        loss = self.loss(net, x, y, rng=rng)
-        return torch.where(loss < self.gamma, -loss, loss)
+        """Turn the loss of each row round below the floor."""
+        losses = nn.functional.cross_entropy(net(x), y, reduction="none")
+        return torch.where(losses < self.gamma, -losses, losses).mean()
 
 
 @dataclass(frozen=True)
