@@ -40,7 +40,7 @@ def i_bau(
     /,
     *,
     inner: Inner = "class",
-    radius: Annotated[float, Gt(0)] = 3.5,
+    radius: Annotated[float, Gt(0)] = 3.25,
     rounds: Annotated[int, Ge(1)] = 80,
     steps: Annotated[int, Ge(1)] = 4,
     iterations: Annotated[int, Ge(0)] = 1,

@@ -33,7 +33,7 @@ def abl(
     recipe: Recipe,
     /,
     *,
-    gamma: Annotated[float, Gt(0)] = 0.5,
+    gamma: Annotated[float, Gt(0)] = 0.3,
     early: Annotated[int, Ge(1)] = 4,
     isolated: Annotated[float, Gt(0), Lt(0.5)] = 0.01,
     unlearning: Annotated[int, Ge(0)] = 3,
