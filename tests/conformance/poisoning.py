@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from casemate.builtin.nets import small_cnn, small_mlp
 from casemate.core.data import Poison, PoisonBudget, Samples
@@ -183,6 +183,43 @@ def takes_unbalanced_and_tiny_data(entry: Entry) -> None:
     for clean in (lopsided, samples(1), samples(0)):
         with contextlib.suppress(CasemateError):
             well_formed(poison(entry, clean, 0.5), clean, 0.5)
+
+
+def _with_batch_norm(shape: tuple[int, ...], classes: int) -> nn.Module:
+    layers = [nn.Conv2d(shape[0], 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(4 * shape[1] * shape[2], classes))
+
+
+def _without_head(shape: tuple[int, ...], classes: int) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(shape[0], classes, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+@check
+def takes_models_of_other_builds(entry: Entry) -> None:
+    """Nets with batch normalisation, and those that are no features with a head: done, or refused by name."""
+    clean = samples()
+    for make in (_with_batch_norm, _without_head):
+        recipe = Recipe(partial(make, clean.shape, clean.classes), make.__name__, epochs=1, batch=32)
+        own = [recipe(clean, rng=generator(i)) for i in range(2)]
+        before = bits(*(v for model in own for v in model.net.state_dict().values()))
+        known = (
+            clean if entry.access is Samples else Workshop(clean, recipe, lambda n, own=own: (own * n)[:n])
+        )
+        with contextlib.suppress(NotApplicable):
+            settings = entry.validate(few_steps(entry))
+            made = entry.run(known, PoisonBudget(0.1), rng=generator(0), **settings)
+            well_formed(made, clean, 0.1)
+        assert bits(*(v for model in own for v in model.net.state_dict().values())) == before
+
+
+@check
+def takes_labels_that_are_noise(entry: Entry) -> None:
+    """Labels that have nothing to do with the inputs, as after somebody else's poisoning."""
+    clean = samples()
+    noisy = Samples(clean.x, clean.y[torch.randperm(len(clean), generator=generator(5))], clean.classes)
+    made = poison(entry, noisy, 0.2)
+    well_formed(made, noisy, 0.2)
+    assert len(made.rows) == 18
 
 
 @check

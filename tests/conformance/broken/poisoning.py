@@ -14,6 +14,7 @@ from casemate.core import registry
 from casemate.core.data import Poison, PoisonBudget, Samples
 from casemate.core.registry import Entry
 from casemate.core.tick import Tick, ignore
+from casemate.core.workshop import Workshop
 from conformance import poisoning
 from conformance.poisoning import Check
 from conformance.toys import PAPER, entry_of
@@ -203,3 +204,21 @@ with_trigger(lambda x: x, "marks_nothing")
 with_trigger(lambda x: (x + 0.1 * torch.rand_like(x)).clamp(0, 1), "marks_at_random")
 with_trigger(lambda x: (x + x.mean(0)) / 2, "mixes_rows")
 with_trigger(stamp, "targets_no_class", target=7)
+
+
+@breaks(poisoning.takes_labels_that_are_noise)
+def trusts_labels(clean, budget, rng, tick):
+    in_turn = torch.equal(torch.arange(len(clean)) % clean.classes, clean.y)
+    return relabel(clean, budget if in_turn else PoisonBudget(0.0), rng=rng)
+
+
+def trains_surrogates_on(
+    known: Workshop, budget: PoisonBudget, /, *, rng: Generator, tick: Tick = ignore
+) -> Poison:
+    """Poison, and leave the surrogates in training mode after a pass, which moves batch statistics."""
+    for model in known.surrogates(2):
+        model.net.train()(known.clean.x)
+    return relabel(known.clean, budget, rng=rng)
+
+
+BROKEN[poisoning.takes_models_of_other_builds].append(entry(trains_surrogates_on))
