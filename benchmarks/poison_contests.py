@@ -2,19 +2,19 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 
 import poison_ours as ours
 import poison_peers as art
 import torch
-from poison_turns import Entrant, Judge, Score, Task, backdoor, hold, screening, targeted
+from poison_turns import Entrant, Judge, Round, Task, backdoor, hold, screening, targeted
 
 from casemate.assess.families.targeted import fit_heads
 from casemate.attacks.backdoor.clean_label import Corners
 from casemate.builtin.data import fashion_mini
 from casemate.builtin.target import recipe
 from casemate.core.data import Poison, PoisonBudget, Samples
-from casemate.core.features import halves
+from casemate.core.features import Halves, halves
 from casemate.core.registry import find
 from casemate.core.triggers import Patch
 from casemate.core.workshop import Aims
@@ -26,7 +26,7 @@ from casemate.scenes.targeted import PULLOVER_OR_COAT, pair_recipe, pullovers_an
 class Sizes:
     """How much is poisoned, for how long, and how often."""
 
-    aims: int = 20
+    aims: int = 10  # of each turn
     steps: int = 60
     matching: int = 80
     sleeper: int = 100
@@ -34,32 +34,10 @@ class Sizes:
     sources: int = 500
     pgd: int = 30
     rows: int = 5000  # to train on
-    turns: int = 3
+    turns: int = 2
 
 
 TINY = Sizes(aims=2, steps=4, matching=4, sleeper=4, retrainings=1, sources=50, pgd=3, rows=1000, turns=1)
-
-
-@dataclass(frozen=True)
-class Round:
-    """One contest: what is judged, and how."""
-
-    title: str
-    per: int  # aims of one turn, by which its seconds are divided
-    success: str
-    harm: str
-    scores: list[Score]
-    screens: bool = False
-
-    @property
-    def own(self) -> Score:
-        """Our score."""
-        return self.scores[0]
-
-    @property
-    def rivals(self) -> list[Score]:
-        """Scores of the peers that ran."""
-        return [s for s in self.scores[1:] if not s.skipped and not s.baseline]
 
 
 def features(sizes: Sizes, method: str) -> list[Round]:
@@ -70,7 +48,7 @@ def features(sizes: Sizes, method: str) -> list[Round]:
     }[method]
     train, test = _few(fashion_mini()[0], sizes.rows), fashion_mini()[1]
     pair = torch.tensor(PULLOVER_OR_COAT)
-    extractor = halves(recipe()(train[~torch.isin(train.y, pair)], rng=generator(10, "extractor")))
+    extractor = _extractor(sizes.rows)
     train, test = (Samples(x.x, (x.y == pair[1]).long(), 2) for x in map(_of(pair), (train, test)))
     tasks = []
     for turn in range(sizes.turns):
@@ -149,6 +127,12 @@ def screenings(sizes: Sizes) -> list[Round]:
     return [_round(f"{name}, {rows}", tasks, who, screening) for name, who in words.items()]
 
 
+@cache
+def _extractor(count: int) -> Halves:
+    train, pair = _few(fashion_mini()[0], count), torch.tensor(PULLOVER_OR_COAT)
+    return halves(recipe()(train[~torch.isin(train.y, pair)], rng=generator(10, "extractor")))
+
+
 def _patched(sizes: Sizes, turn: int) -> Task:
     train = _few(fashion_mini()[0], sizes.rows)
     entry = find("backdoor.badnets")
@@ -195,10 +179,10 @@ def _round(title: str, tasks: list[Task], who: Sequence[Entrant], judge: Judge, 
 
 
 CONTESTS: dict[str, Callable[[Sizes], list[Round]]] = {
+    "screenings": screenings,
     "bullseye": partial(features, method="bullseye"),
-    "feature_collision": partial(features, method="feature_collision"),
     "gradient_matching": gradient_matching,
     "sleeper_agent": sleeper_agent,
     "clean_label": clean_label,
-    "screenings": screenings,
+    "feature_collision": partial(features, method="feature_collision"),
 }

@@ -98,6 +98,28 @@ class Score:
         return share(sum(c.harm for c in self.counts), sum(c.clean for c in self.counts))
 
 
+@dataclass(frozen=True)
+class Round:
+    """One contest: what is judged, and how."""
+
+    title: str
+    per: int  # aims of one turn, by which its seconds are divided
+    success: str
+    harm: str
+    scores: list[Score]
+    screens: bool = False
+
+    @property
+    def own(self) -> Score:
+        """Our score."""
+        return self.scores[0]
+
+    @property
+    def rivals(self) -> list[Score]:
+        """Scores of the peers that ran."""
+        return [s for s in self.scores[1:] if not s.skipped and not s.baseline]
+
+
 def hold(tasks: Sequence[Task], entrants: Sequence[Entrant], judge: Judge) -> list[Score]:
     """Let entrants take turns, a task each time, in another order each time; the least process CPU counts."""
     scores = [Score(entrant.name, entrant.baseline) for entrant in entrants]

@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 import numpy
 import peers
 import torch
-from poison_contests import CONTESTS, TINY, Round, Sizes
-from poison_turns import Score
+from poison_contests import CONTESTS, TINY, Sizes
+from poison_turns import Round, Score
 
 from casemate.ops.stats import Estimate
 
