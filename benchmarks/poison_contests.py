@@ -79,6 +79,8 @@ def sleeper_agent(sizes: Sizes) -> list[Round]:
     entrants = [
         Entrant("casemate", ours.backdoor("sleeper_agent", **given)),
         Entrant("ART", partial(art.sleeper_agent, **given)),
+        # its gradients stay those of the first net, so that its poisons are the same without
+        Entrant("ART, no retraining", partial(art.sleeper_agent, **given | {"retrainings": 0})),
         Entrant("ART, hidden trigger", partial(art.hidden_trigger, lr=0.01)),
         _noise(),
     ]
