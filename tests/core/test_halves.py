@@ -60,3 +60,24 @@ def test_dropout_thins_the_features_and_leaves_the_net_alone(between: tuple[nn.M
 def test_a_net_without_a_linear_end_is_refused() -> None:
     with pytest.raises(NotApplicable, match="linear layer"):
         halves(Classifier(nn.Sequential(nn.Linear(4, 6), nn.GLU()), 3, (4,)))
+
+
+def test_features_and_gradients_of_images_are_those_of_the_net_as_it_is() -> None:
+    """Features come from a copy that pools before it rectifies and has its channels last."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 5), nn.ReLU(), nn.Linear(5, 3),
+        )  # fmt: skip
+    model, x = Classifier(net, 3, (1, 8, 8)), torch.rand(6, 1, 8, 8, generator=generator(2)).requires_grad_()
+    layout = [p.stride() for p in net.parameters()]
+    cut = halves(model)
+    found, wanted = cut.features(x), net[:-1](x)
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(penultimate(model, x.detach()), wanted.detach())
+    slopes = [torch.autograd.grad(out.square().sum(), x)[0] for out in (found, wanted)]
+    torch.testing.assert_close(*slopes)
+    # the head's new owner may be trained further, so that it is the net as it was
+    assert type(cut.with_head(torch.zeros(2, 6)).net[0]) is nn.Conv2d
+    assert [p.stride() for p in net.parameters()] == layout
+    assert [type(layer) for layer in net[:3]] == [nn.Conv2d, nn.ReLU, nn.MaxPool2d]

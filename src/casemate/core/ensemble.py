@@ -1,18 +1,21 @@
 """Several classifiers as one."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
+from casemate.core.pooling import pool_first
 from casemate.core.target import Classifier
 
 
 class _MeanLogits(nn.Module):
     def __init__(self, members: Sequence[Classifier]) -> None:
         super().__init__()
-        self.nets = nn.ModuleList(member.net for member in members)
+        # here each net is known to run as a whole, which whoever lays out their ensemble cannot know
+        self.nets = nn.ModuleList(pool_first(copy.deepcopy(member.net)) for member in members)
         self.members = tuple(members)
 
     def forward(self, x: Tensor) -> Tensor:

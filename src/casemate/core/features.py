@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from casemate.core.errors import NotApplicable
-from casemate.core.target import Classifier
+from casemate.core.target import Classifier, laid_out, quickened
 
 ACTIVATIONS = (nn.ReLU, nn.GELU, nn.SiLU, nn.ELU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid)
 
@@ -26,7 +26,7 @@ def penultimate(model: Classifier, x: Tensor, /, *, batch: int = 250) -> Tensor:
     Raises:
         NotApplicable: the last `nn.Linear` is not the classifying one.
     """
-    net = copy.deepcopy(model.net)
+    net = quickened(copy.deepcopy(model.net).eval().requires_grad_(False))
     last: list[tuple[Tensor, torch.Size]] = []
 
     def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -38,7 +38,7 @@ def penultimate(model: Classifier, x: Tensor, /, *, batch: int = 250) -> Tensor:
     spy = replace(model, net=net)
     found = []
     for part in x.split(batch):
-        logits = spy.predict(part)
+        logits = spy.predict(laid_out(part))
         if not last or last[0][1] != logits.shape:
             raise NotApplicable(
                 "the net does not end in a linear layer (nn.Linear), whose input would be the features"
@@ -52,11 +52,12 @@ def penultimate(model: Classifier, x: Tensor, /, *, batch: int = 250) -> Tensor:
 class Halves:
     """A classifier cut before its last layer: a private copy in evaluation mode, with constant weights.
 
-    `path` names the last layer in the net.
+    `path` names the last layer in the net. Features come from `fast`, the same net laid out for speed.
     """
 
     model: Classifier
     path: str
+    fast: Classifier
 
     @property
     def head(self) -> nn.Linear:
@@ -68,8 +69,9 @@ class Halves:
     def features(self, x: Tensor) -> Tensor:
         """Compute the input of the last layer for x (N, *S): (N, D), with a graph if x asks for one."""
         seen: list[Tensor] = []
-        with self.head.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0])):
-            self.model.logits(x)
+        last = self.fast.net.get_submodule(self.path)
+        with last.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0])):
+            self.fast.logits(laid_out(x))
         return seen[-1].flatten(1)
 
     def known(self, x: Tensor, *, batch: int = 500) -> Tensor:
@@ -127,7 +129,7 @@ def halves(model: Classifier, /, *, dropout: float = 0.0) -> Halves:
         )
     if dropout:
         _drop(net, dropout)
-    return Halves(spy, last[-1][0])
+    return Halves(spy, last[-1][0], replace(spy, net=quickened(copy.deepcopy(net))))
 
 
 def _drop(net: nn.Module, rate: float) -> None:
