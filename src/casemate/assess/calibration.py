@@ -30,7 +30,8 @@ class Calibration(BaseModel):
 
     `false_alarms` is the share of clean models of the zoo that are called backdoored, `found` the share of
     backdoored ones that are, by kind of trigger; both by weights and thresholds fitted to other models.
-    `unseen` is the same for kinds of trigger of which none was fitted to.
+    `unseen` is the same for kinds of trigger of which none was fitted to; `false_alarms_other_data` and
+    `other_data` are the shares among models of data sets of which none was fitted to, as a user's are.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -44,6 +45,8 @@ class Calibration(BaseModel):
     false_alarms: Rate
     found: dict[str, Rate]
     unseen: dict[str, Rate]
+    false_alarms_other_data: Rate
+    other_data: Rate
 
     def scores(self, evidence: Mapping[str, Tensor], usual: Mapping[str, Tensor]) -> Tensor:
         """Combine evidence (K,) by detector, beyond what is usual, to log-odds of classes (K,)."""

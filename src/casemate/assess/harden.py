@@ -38,7 +38,8 @@ def harden(
     Evasion is answered by training on attacked inputs or by a step in front of the model, each attacked
     knowing it; backdoors by screening the data, training in spite of them or repairing the
     victim; without a name every registered defence of the right kind is tried, and the one with
-    the best measured effect, on rows that the final numbers do not use, is kept.
+    the best measured effect is kept: against evasion on rows that the final numbers do not use, against
+    backdoors by the same victims, so that of many candidates the best one looks a little better than it is.
 
     Args:
         out: folder of a finished assessment; the new one goes into its folder "hardened".

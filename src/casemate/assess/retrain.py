@@ -166,7 +166,8 @@ def standing(bench: Bench, model: Classifier, rows: Samples, budget: Lp, seed: i
     """Estimate the robust share of a candidate, or read it where a stopped run had measured it."""
     known = {"x": rows.x, "y": rows.y}
     parts = (bench.digests["target"], digest_net(model.net), digest_tensors(known), repr(budget), str(seed))
-    key = digest("robust share", str(find("evasion.pgd").version), *parts)
+    # another attack in `robust_share` needs another name here
+    key = digest("robust share, margin, 20 steps", str(find("evasion.pgd").version), *parts)
     return bench.store.estimate(key, lambda: robust_share(model, rows, budget, seed))
 
 

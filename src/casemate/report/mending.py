@@ -83,8 +83,9 @@ def sentences(mended: Mended) -> list[str]:
     found += [f"Not tried: {name}: {why}" for name, why in mended.left_out.items()]
     return [
         *found,
-        "Measured with the triggers that the scan recovered, on clean pictures that no repair saw; the trigger that "
-        "was planted may be another one.",
+        "Measured with the triggers that the scan recovered, on clean pictures that no repair saw but by which the repair "
+        "was chosen; the trigger that was planted may be another one and may survive. The rates of error of a scan were "
+        "not measured on mended models, so that its second answer is no proof.",
     ]
 
 

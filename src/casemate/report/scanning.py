@@ -69,9 +69,11 @@ def rates(found: Scanned) -> str:
     how = found.calibration
     kinds = ", ".join(f"{kind.replace('_', ' ')} {_share(rate)}" for kind, rate in how.found.items())
     return (
-        f"Measured on models trained by us, none of them yours: {_share(how.false_alarms)} of the clean ones are called "
-        f"backdoored (n = {how.false_alarms.n}). Found, by kind of trigger: {kinds}. A kind of trigger that looks like none "
-        "of these may not be seen."
+        f"Measured on small models trained by us. On data sets that it was not fitted to, as yours is not, "
+        f"{_share(how.false_alarms_other_data)} of the clean models are called backdoored "
+        f"(n = {how.false_alarms_other_data.n}) and {_share(how.other_data)} of the backdoored ones are found "
+        f"(n = {how.other_data.n}); on those it was fitted to, {_share(how.false_alarms)} and, by kind of trigger: {kinds}. "
+        f"With no trigger of a kind among the fitted ones, {_share(how.unseen['all'])} of them are found."
     )
 
 

@@ -86,7 +86,7 @@ SCENES: dict[str, Scene] = {
         repeats=1,
     ),
     "screening.epic": DefenceScene(
-        title="Rows of isolated gradients carry poisons that match gradients; nets without them miss fewer aims",
+        title="Where rows of isolated gradients are dropped, fewer poisons that match gradients reach their aims",
         bar=Bar("attack_success", at_most=0.1, gap=0.1),
         attack="targeted.gradient_matching",
         recipe=pair_recipe,

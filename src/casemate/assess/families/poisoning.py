@@ -213,21 +213,19 @@ def _defended(
     tick: Tick,
 ) -> Sequence[Classifier]:
     """Apply the case's screenings (train again on what is kept), trainings and repairs to the victims."""
+    sets = [poison.apply(train) for poison in poisons]
     for defence in case.defences:
         entry = find(defence)
         params = entry.validate({})
         if entry.family == "screening":
-            jobs = []
-            for victim, poison, seed in zip(victims, poisons, seeds, strict=True):
-                dirty = poison.apply(train)
-                keep = entry.run(victim, dirty, rng=generator(seed, entry.id), **params)
-                jobs.append((recipe, dirty[keep], seed))
-            victims = bench.train_many(jobs, tick=tick)
-        elif entry.family == "training" and "backdoor" in entry.answers:
-            other = entry.run(recipe, **params)
-            pairs = zip(poisons, seeds, strict=True)
-            jobs = [(other, poison.apply(train), seed) for poison, seed in pairs]
-            victims = bench.train_many(jobs, tick=tick)
+            sets = [
+                dirty[entry.run(victim, dirty, rng=generator(seed, entry.id), **params)]
+                for victim, dirty, seed in zip(victims, sets, seeds, strict=True)
+            ]
+            victims = bench.train_many([(recipe, *pair) for pair in zip(sets, seeds, strict=True)], tick=tick)
+        elif entry.family == "training" and case.family in entry.answers:
+            recipe = entry.run(recipe, **params)
+            victims = bench.train_many([(recipe, *pair) for pair in zip(sets, seeds, strict=True)], tick=tick)
         elif entry.family == "repair":
             holdout = trusted(train, seeds[0])
             victims = [

@@ -126,7 +126,7 @@ class Search:
     def __init__(self, model: Classifier, clean: Samples, inner: Inner, radius: float) -> None:
         self.model, self.clean, self.radius = model, clean, radius
         device = clean.y.device
-        self.aims = torch.arange(clean.classes, device=device) if inner == "class" else -torch.ones(
+        self.aims = torch.arange(model.classes, device=device) if inner == "class" else -torch.ones(
             1, dtype=torch.int64, device=device
         )  # fmt: skip
         self.delta = torch.zeros(len(self.aims), *clean.shape, device=clean.x.device)

@@ -143,7 +143,8 @@ class Unlearnt:
         rows = torch.randperm(len(self.apart), generator=rng)[: len(y)].to(y.device)
         # the paper climbs cross-entropy, which has no slope on rows that are learnt by heart: after three
         # passes on the rows of a patch, all of them found, 99% of the inputs were still misled
-        odds = error_odds(net(self.apart.x[rows]), self.apart.y[rows])
+        with evaluating(net):  # or batch statistics would become those of poison
+            odds = error_odds(net(self.apart.x[rows]), self.apart.y[rows])
         # the paper sets no bound; without one Adam would climb for ever and forget the rest
         enough = 2 * math.log(self.apart.classes)
         return self.loss(net, x, y, rng=rng) - odds.clamp(max=enough).mean()
