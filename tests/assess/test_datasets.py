@@ -189,3 +189,12 @@ def test_the_digest_changes_with_contents_and_labels_and_nothing_else(tmp_path):
     ]
     assert len({base, *changed}) == 5
     assert all(re.fullmatch("[0-9a-f]{64}", d) for d in changed)
+
+
+def test_a_training_part_without_its_test_part_is_refused(tmp_path):
+    x, y = np.zeros((4, 2), dtype=np.float32), np.zeros(4, dtype=np.int64)
+    np.savez(tmp_path / "mixed.npz", x=x, y=y, x_train=x, y_train=y)
+    with pytest.raises(
+        UsageError, match="must hold the arrays x_train, y_train, x_test and y_test, or x and y"
+    ):
+        load_data(f"npz:{tmp_path / 'mixed.npz'}")

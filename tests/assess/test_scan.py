@@ -241,3 +241,21 @@ def test_folders_without_a_scan_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="must be the folder of a finished scan"):
         mend(out=tmp_path)
     assert not is_scan(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"outcome": "backdoored", "options": {}}'])
+def test_damaged_scans_are_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "scan.json").write_text(text)
+    with pytest.raises(UsageError, match=r"Its scan\.json cannot be read"):
+        mend(out=tmp_path)
+
+
+def test_a_scan_whose_suspect_is_no_class_is_refused(tmp_path: Path) -> None:
+    options = dict.fromkeys(("model", "data", "bounds", "mean", "std", "device", "seed"), 0)
+    said = {
+        "outcome": "backdoored", "options": options, "suspect": 7, "model": "m", "data": "d",
+        "detectors": {"a": {"success": [0.0] * 7}}, "weights_in_references": {},
+    }  # fmt: skip
+    (tmp_path / "scan.json").write_text(json.dumps(said))
+    with pytest.raises(UsageError, match=r"Its scan\.json cannot be read"):
+        mend(out=tmp_path)

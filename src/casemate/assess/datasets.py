@@ -105,7 +105,8 @@ def _parts(arrays: Mapping[str, Any], title: str) -> tuple[Parts, tuple[str, ...
         if {"x_train", "y_train"} <= arrays.keys():
             parts["train"] = (arrays["x_train"], arrays["y_train"])
         return parts, names
-    if {"x", "y"} <= arrays.keys():
+    # a training part beside them would be lost without a word
+    if {"x", "y"} <= arrays.keys() and not {"x_train", "y_train", "x_test", "y_test"} & arrays.keys():
         return {"test": (arrays["x"], arrays["y"])}, names
     got = ", ".join(sorted(arrays)) or "none"
     raise UsageError(

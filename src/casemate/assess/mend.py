@@ -25,6 +25,8 @@ from casemate.ops.rng import generator
 from casemate.ops.stats import Estimate, exact_share
 
 FILE = "scan.json"
+NEEDED = frozenset({"model", "data", "detectors", "weights_in_references"})
+NEEDED_OPTIONS = frozenset({"model", "data", "bounds", "mean", "std", "device", "seed"})
 UNLEARNING = "unlearning"
 MENDING = 0.6  # share of the clean rows that repairs see; the others judge them
 PRICE = 0.05  # clean accuracy, in points of 1, that a repair may cost if there is a cheaper one
@@ -164,7 +166,11 @@ def _read(out: Path) -> dict[str, Any]:
     try:
         said: dict[str, Any] = json.loads((out / FILE).read_text(encoding="utf-8"))
         outcome, options = said["outcome"], said["options"]
-    except (OSError, ValueError, KeyError, TypeError):
+        missing = NEEDED - set(said) or NEEDED_OPTIONS - set(options)
+        suspect = int(said["suspect"])
+        if missing or not all(0 <= suspect < len(d["success"]) for d in said["detectors"].values()):
+            raise ValueError(missing or suspect)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UsageError(f"{out} must be the folder of a finished scan. Its {FILE} cannot be read.") from None
     if outcome != "backdoored":
         raise UsageError(f"There must be a backdoor to mend. The scan in {out} says: {outcome}.")

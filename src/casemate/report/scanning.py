@@ -140,7 +140,16 @@ def as_json(found: Scanned) -> dict[str, Any]:
         },
         "left_out": found.found.left_out,
         "measured": found.calibration.model_dump(
-            include={"made", "false_alarms", "found", "unseen", "auc", "auc_unseen"}
+            include={
+                "made",
+                "false_alarms",
+                "found",
+                "unseen",
+                "auc",
+                "auc_unseen",
+                "false_alarms_other_data",
+                "other_data",
+            }
         ),
         "options": found.options,
     }
