@@ -217,8 +217,35 @@ def report(zoo: Sequence[Model], allowed: np.ndarray) -> dict[str, Any]:
         "unseen": {k: rate([unseen[k][m.name] > 0 for m in marked if m.kind == k]) for k in kinds}
         | {"all": rate([x > 0 for x in held])},
         "other_data": rate([other[m.name] > 0 for m in marked]),
+        "by_data": {d: _on(seen, [m for m in zoo if m.data == d]) for d in sorted({m.data for m in zoo})},
         "scores": {m.name: round(seen[m.name], 2) for m in zoo},
     }  # fmt: skip
+
+
+def _on(seen: dict[str, float], zoo: Sequence[Model]) -> dict[str, Any]:
+    """Say how the models of one data set were told apart."""
+    marked, clean = ([seen[m.name] for m in zoo if (m.target is None) == c] for c in (False, True))
+    return {
+        "auc": auc(np.array(marked), np.array(clean)).__dict__,
+        "false_alarms": rate([x > 0 for x in clean]),
+        "found": rate([x > 0 for x in marked]),
+    }
+
+
+def flags(folder: Path, zoo: Sequence[Model]) -> list[str]:
+    """Write, for each detector alone, how often its own flag is raised on clean models and on the right class."""
+    lines = [
+        "| the star of one detector | clean models with one | backdoored models with one on the right class |",
+        "|---|---|---|",
+    ]
+    numbers = {m.name: json.loads((folder / f"{m.name}.numbers").read_text())["traces"] for m in zoo}
+    for name in DETECTORS:
+        asked = [m for m in zoo if name in numbers[m.name]]
+        raised = {m.name: numbers[m.name][name]["flagged"] for m in asked}
+        wrong = rate([any(raised[m.name]) for m in asked if m.target is None])
+        right = rate([raised[m.name][m.target] for m in asked if m.target is not None])
+        lines.append(f"| `{name}` | {_written(wrong, False)} | {_written(right, False)} |")
+    return lines
 
 
 def main() -> None:
@@ -239,11 +266,11 @@ def main() -> None:
         "with ABS": calibration(zoo, left_out, set(DETECTORS)),
         "with ABS and weights": calibration(zoo, left_out, set(NAMES)),
     }
-    write_page({"trigger inversion (the score)": said, **others})
+    write_page({"trigger inversion (the score)": said, **others}, flags(args.folder, zoo))
     print(json.dumps({k: v for k, v in said.items() if k not in ("scores", "left_out")}, indent=1))
 
 
-def write_page(columns: dict[str, dict[str, Any]]) -> None:
+def write_page(columns: dict[str, dict[str, Any]], more: Sequence[str]) -> None:
     """Put the measured numbers into docs/scan.md."""
     said = list(columns.values())
     lines = [f"Measured with {said[0]['made'].rpartition(',')[0]}.", "", f"| | {' | '.join(columns)} |"]
@@ -260,6 +287,15 @@ def write_page(columns: dict[str, dict[str, Any]]) -> None:
             lines.append(f"| {title}: {kind.replace('_', ' ')} | {cells} |")
     cells = " | ".join(_written(each["other_data"], False) for each in said)
     lines.append(f"| found, fitted to the other data sets: all | {cells} |")
+    for data in said[0]["by_data"]:
+        for key, title in (
+            ("auc", "AUC"),
+            ("false_alarms", "clean models called backdoored"),
+            ("found", "found"),
+        ):
+            cells = " | ".join(_written(each["by_data"][data][key], key == "auc") for each in said)
+            lines.append(f"| {data}: {title} | {cells} |")
+    lines += ["", *more]
     head, _, rest = PAGE.read_text().partition(BEGIN)
     PAGE.write_text(head + BEGIN + "\n".join(lines) + "\n" + END + rest.partition(END)[2])
 
