@@ -251,11 +251,22 @@ def test_damaged_scans_are_refused(text: str, tmp_path: Path) -> None:
 
 
 def test_a_scan_whose_suspect_is_no_class_is_refused(tmp_path: Path) -> None:
-    options = dict.fromkeys(("model", "data", "bounds", "mean", "std", "device", "seed"), 0)
-    said = {
-        "outcome": "backdoored", "options": options, "suspect": 7, "model": "m", "data": "d",
-        "detectors": {"a": {"success": [0.0] * 7}}, "weights_in_references": {},
-    }  # fmt: skip
-    (tmp_path / "scan.json").write_text(json.dumps(said))
-    with pytest.raises(UsageError, match=r"Its scan\.json cannot be read"):
-        mend(out=tmp_path)
+    """Of seven classes the last is 6; with it the file is read, and its model is missed next."""
+    options = {
+        "model": None,
+        "data": None,
+        "bounds": [0, 1],
+        "mean": [],
+        "std": [],
+        "device": "cpu",
+        "seed": 0,
+    }
+    detector = {"success": [0.0] * 7, "evidence_in_references": []}
+    for suspect, says in ((7, r"Its scan\.json cannot be read"), (6, "in memory cannot be repeated")):
+        said = {
+            "outcome": "backdoored", "options": options, "suspect": suspect, "model": "m", "data": "d",
+            "detectors": {"a": detector}, "weights_in_references": {},
+        }  # fmt: skip
+        (tmp_path / "scan.json").write_text(json.dumps(said))
+        with pytest.raises(UsageError, match=says):
+            mend(out=tmp_path)

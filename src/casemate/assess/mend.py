@@ -1,13 +1,14 @@
 """Mend a model that a scan called backdoored, scan it again, and measure before and after."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError, model_validator
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -25,13 +26,50 @@ from casemate.ops.rng import generator
 from casemate.ops.stats import Estimate, exact_share
 
 FILE = "scan.json"
-NEEDED = frozenset({"model", "data", "detectors", "weights_in_references"})
-NEEDED_OPTIONS = frozenset({"model", "data", "bounds", "mean", "std", "device", "seed"})
 UNLEARNING = "unlearning"
 MENDING = 0.6  # share of the clean rows that repairs see; the others judge them
 PRICE = 0.05  # clean accuracy, in points of 1, that a repair may cost if there is a cheaper one
 REAL = 0.5  # success from which on a recovered trigger counts
 Trigger = Callable[[Tensor], Tensor]
+
+
+class _Options(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    model: str | None
+    data: str | None
+    bounds: tuple[float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    device: str
+    seed: int
+
+
+class _Detector(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    success: list[float]
+    evidence_in_references: list[float]
+
+
+class ScanFile(BaseModel):
+    """What mending reads of scan.json; `suspect` is a class of every detector."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model: str
+    data: str
+    outcome: str
+    suspect: NonNegativeInt
+    options: _Options
+    detectors: dict[str, _Detector]
+    weights_in_references: dict[str, list[float]]
+
+    @model_validator(mode="after")
+    def _suspect_is_a_class(self) -> Self:
+        if any(self.suspect >= len(d.success) for d in self.detectors.values()):
+            raise ValueError(f"there is no class {self.suspect}")
+        return self
 
 
 @dataclass(frozen=True)
@@ -85,12 +123,12 @@ def mend(
     """
     said = _read(Path(out))
     repairs = _repairs(defence)
-    given = dict(said["options"])
+    given = said.options.model_dump()
     seed = int(given["seed"]) if seed is None else seed
     clean = clean_rows(load_data(given["data"], bounds=tuple(given["bounds"])).test, int(given["seed"]))
     model = load_model(given["model"], clean, bounds=tuple(given["bounds"]), mean=tuple(given["mean"]),
                        std=tuple(given["std"]), device=given["device"]).classifier  # fmt: skip
-    suspect = int(said["suspect"])
+    suspect = said.suspect
     # the loader may have moved the model to another device
     there = Samples(clean.x.to(model.device), clean.y.to(model.device), clean.classes, clean.names)
     order = torch.randperm(len(clean), generator=generator(seed, "repair rows"))
@@ -112,11 +150,11 @@ def mend(
     if not models:
         raise UsageError(f"No repair fits this model: {'; '.join(f'{k}: {v}' for k, v in left_out.items())}.")
     chosen = best(effects)
-    usual = {k: torch.tensor(v["evidence_in_references"]) for k, v in said["detectors"].items()}
+    usual = {k: torch.tensor(d.evidence_in_references) for k, d in said.detectors.items()}
     again = scan_loaded(
-        models[chosen], clean, names=(f"{said['model']} after {chosen}", said["data"]),
+        models[chosen], clean, names=(f"{said.model} after {chosen}", said.data),
         options={**given, "mended_by": chosen}, seed=int(given["seed"]),
-        usual={**usual, **{k: torch.tensor(v) for k, v in said["weights_in_references"].items()}},
+        usual={**usual, **{k: torch.tensor(v) for k, v in said.weights_in_references.items()}},
         progress=progress,
     )  # fmt: skip
     left = effects[chosen].success.value
@@ -162,37 +200,34 @@ def _registered(
     return mended
 
 
-def _read(out: Path) -> dict[str, Any]:
+def _read(out: Path) -> ScanFile:
     try:
-        said: dict[str, Any] = json.loads((out / FILE).read_text(encoding="utf-8"))
-        outcome, options = said["outcome"], said["options"]
-        missing = NEEDED - set(said) or NEEDED_OPTIONS - set(options)
-        suspect = int(said["suspect"])
-        if missing or not all(0 <= suspect < len(d["success"]) for d in said["detectors"].values()):
-            raise ValueError(missing or suspect)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        said = ScanFile.model_validate_json((out / FILE).read_bytes())
+    except (OSError, ValidationError):
         raise UsageError(f"{out} must be the folder of a finished scan. Its {FILE} cannot be read.") from None
-    if outcome != "backdoored":
-        raise UsageError(f"There must be a backdoor to mend. The scan in {out} says: {outcome}.")
-    if options["model"] is None or options["data"] is None:
+    if said.outcome != "backdoored":
+        raise UsageError(f"There must be a backdoor to mend. The scan in {out} says: {said.outcome}.")
+    if said.options.model is None or said.options.data is None:
         raise UsageError("A scan of a model or data in memory cannot be repeated; scan by specifications.")
     return said
 
 
-def _triggers(out: Path, said: Mapping[str, Any], device: torch.device) -> list[Trigger]:
+def _triggers(out: Path, said: ScanFile, device: torch.device) -> list[Trigger]:
     """Read the suspect's triggers that work; the best one where none does well."""
     try:
         tensors = load_file(out / "scan.safetensors", device=str(device))
-    except Exception as error:
+    except (OSError, SafetensorError) as error:
         raise UsageError(f"The triggers in {out / 'scan.safetensors'} cannot be read: {error}.") from None
     found: list[tuple[float, Trigger]] = []
-    for name, numbers in said["detectors"].items():
-        rate = float(numbers["success"][int(said["suspect"])])
+    for name, numbers in said.detectors.items():
+        rate = numbers.success[said.suspect]
         if f"{name}/pattern" in tensors:
             found.append((rate, Mixed(tensors[f"{name}/pattern"], tensors[f"{name}/mask"])))
         elif f"{name}/delta" in tensors:
             found.append((rate, Added(tensors[f"{name}/delta"])))
         elif f"{name}/shifts" in tensors:
             found.append((rate, Warped(tensors[f"{name}/shifts"])))
+    if not found:
+        raise UsageError(f"{out / 'scan.safetensors'} must hold the triggers of a scan. Got none.")
     found.sort(key=lambda each: -each[0])
     return [trigger for rate, trigger in found if rate >= REAL] or [found[0][1]]

@@ -1,6 +1,5 @@
 """Train a target again with a defence, and choose between defences by what they achieve."""
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from casemate.assess import checks
 from casemate.assess.assessment import adapted
@@ -19,6 +18,7 @@ from casemate.assess.digest import digest, digest_net, digest_tensors
 from casemate.assess.families.evasion import ask, attempt
 from casemate.assess.progress import Progress
 from casemate.assess.result import Flag
+from casemate.assess.store import write_whole
 from casemate.core.compiled import compile_forward
 from casemate.core.data import Samples
 from casemate.core.errors import NotApplicable, UsageError
@@ -130,19 +130,14 @@ def _weights(
         name = missing[job]
         models[name], seconds[name] = model, time.perf_counter() - begun
         card = {"made": wanted[name], "seconds": str(seconds[name])}
-        _save(folder / f"{name}.safetensors", model, card)
+        # whole at once: a killed run finds what it had trained
+        weights = {k: v.contiguous() for k, v in model.net.state_dict().items()}
+        write_whole(folder / f"{name}.safetensors", save(weights, card))
 
     jobs = [(recipes[name], rest, seed_of(seed, "harden")) for name in missing]
     bench.train_many(jobs, tick=progress.step, done=keep)
     progress.finish(title, None)
     return models, seconds
-
-
-def _save(path: Path, model: Classifier, card: dict[str, str]) -> None:
-    """Write weights whole or not at all, so that a killed run finds what it had trained."""
-    beside = path.with_suffix(f".{os.getpid()}")
-    save_file({k: v.contiguous() for k, v in model.net.state_dict().items()}, beside, card)
-    os.replace(beside, path)
 
 
 def _read(path: Path, made: str, recipe: Recipe, bench: Bench) -> tuple[Classifier, float] | None:

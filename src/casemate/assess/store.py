@@ -70,9 +70,9 @@ class Store:
         if tensors:
             name = f"{result.key}.safetensors"
             # copies, because the format refuses tensors that share memory
-            _write(self.results / name, save({k: v.clone().contiguous() for k, v in tensors.items()}))
+            write_whole(self.results / name, save({k: v.clone().contiguous() for k, v in tensors.items()}))
             result = result.model_copy(update={"evidence": (name,)})
-        _write(self.results / f"{result.key}.json", result.model_dump_json(indent=1).encode())
+        write_whole(self.results / f"{result.key}.json", result.model_dump_json(indent=1).encode())
         return result
 
     def tensors(self, result: Result) -> dict[str, Tensor]:
@@ -93,14 +93,13 @@ class Store:
             return _ESTIMATE.validate_json(path.read_bytes())
         except (FileNotFoundError, ValidationError):
             found = measure()
-        path.parent.mkdir(exist_ok=True)
-        _write(path, _ESTIMATE.dump_json(found))
+        write_whole(path, _ESTIMATE.dump_json(found))
         return found
 
     def finish(self, assessment: Assessment) -> None:
         """Write the assessment."""
         self.open()
-        _write(self.folder / "assessment.json", assessment.model_dump_json(indent=1).encode())
+        write_whole(self.folder / "assessment.json", assessment.model_dump_json(indent=1).encode())
 
     def assessment(self) -> Assessment:
         """Read the assessment; says what is wrong where there is none to read."""
@@ -130,10 +129,11 @@ def _readable(path: Path) -> bool:
         return False
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
     """Write a file whole or not at all, with the permissions of an ordinary file."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with beside.open("wb") as file:
             file.write(content)
             file.flush()

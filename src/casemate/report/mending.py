@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from casemate.assess.mend import Effect, Mended
-from casemate.core.errors import UsageError
+from casemate.assess.store import write_whole
 from casemate.core.target import Classifier
 from casemate.ops.stats import Estimate
 from casemate.report import scanning
@@ -22,14 +22,11 @@ def written(mended: Mended, out: Path) -> list[Path]:
     """Write the second scan's page, before and after, and the model; raises UsageError if that fails."""
     paths = scanning.written(mended.again, out, before=table(mended))
     repair, weights, program = out / "repair.json", out / "model.safetensors", out / "model.pt2"
-    try:
-        state = {k: v.detach().contiguous().cpu().clone() for k, v in mended.model.net.state_dict().items()}
-        save_file(state, weights)
-        exported = _exported(mended.model, program)
-        said = as_json(mended) | {"model_file": program.name if exported else None}
-        repair.write_text(json.dumps(said, indent=1), encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{out} cannot be written: {error.strerror}.") from None
+    state = {k: v.detach().contiguous().cpu().clone() for k, v in mended.model.net.state_dict().items()}
+    write_whole(weights, save(state))
+    exported = _exported(mended.model, program)
+    said = as_json(mended) | {"model_file": program.name if exported else None}
+    write_whole(repair, json.dumps(said, indent=1).encode())
     return [*paths, repair, weights, *([program] if exported else [])]
 
 
@@ -42,7 +39,7 @@ def _exported(model: Classifier, path: Path) -> bool:
             batch = torch.export.Dim("batch")
             program = torch.export.export(model.net.eval(), (x,), dynamic_shapes=({0: batch},))
             torch.export.save(program, path)
-    except Exception:
+    except Exception:  # of any kind, by what the net does; the caller says that there is no program
         path.unlink(missing_ok=True)
         return False
     return True

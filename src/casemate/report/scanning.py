@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from casemate.assess.scan import Scanned
-from casemate.core.errors import UsageError
+from casemate.assess.store import write_whole
 from casemate.core.scanning import Traces
 from casemate.core.stamps import Warped
 from casemate.core.triggers import Added, Mixed
@@ -41,13 +41,9 @@ def written(found: Scanned, out: Path, *, before: Table | None = None) -> list[P
     `before` are headings, rows and sentences on the repair that the scanned model comes from.
     """
     page, numbers, triggers = out / "scan.html", out / "scan.json", out / "scan.safetensors"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        numbers.write_text(json.dumps(as_json(found), indent=1), encoding="utf-8")
-        page.write_text(html(found, before), encoding="utf-8")
-        save_file(tensors(found), triggers)
-    except OSError as error:
-        raise UsageError(f"{out} cannot be written: {error.strerror}.") from None
+    write_whole(triggers, save(tensors(found)))
+    write_whole(numbers, json.dumps(as_json(found), indent=1).encode())
+    write_whole(page, html(found, before).encode())
     return [page, numbers, triggers]
 
 
