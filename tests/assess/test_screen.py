@@ -64,7 +64,7 @@ def test_few_rows_of_clean_data_are_raised_and_the_table_says_how_many_to_expect
     saved(tmp_path / "own.npz", poison=False)
     assert run(["screen", f"npz:{tmp_path / 'own.npz'}", "--out", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
-    assert "rows look poisoned" in said
+    assert "rows are suspicious" in said
     assert "not calibrated on your data" in " ".join(said.split())
     assert json.loads((tmp_path / "out" / "screen.json").read_text())["share_suspicious"] <= 0.1
 

@@ -1,4 +1,4 @@
-"""casemate screen: which rows of a training set look poisoned."""
+"""casemate screen: which rows of a training set are suspicious."""
 
 import json
 import sys
@@ -42,7 +42,7 @@ def command(
     epochs: Annotated[int, typer.Option(min=1, help="Passes of the training that rows are judged by.")] = 8,
     seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
 ) -> int:
-    """Say which rows of a training set look poisoned."""
+    """Say which rows of a training set are suspicious, as poisoned ones would be."""
     box = pair("--bounds", bounds)
     print("casemate: loading", file=sys.stderr, flush=True)
     from casemate.assess.screen import screen
@@ -70,7 +70,7 @@ def _print(found: "Screened") -> None:
 
     screen = console()
     screen.print(
-        f"{len(found.suspicious)} of {len(found.data)} rows look poisoned ({found.share:.1%}); {CLEAN}.",
+        f"{len(found.suspicious)} of {len(found.data)} rows are suspicious ({found.share:.1%}); {CLEAN}.",
         markup=False,
     )
     hit = [f"{name}: {bad} of {count}" for name, count, bad in by_class(found) if bad][:5]

@@ -24,6 +24,7 @@ THREATS = {
     "repair": "A defence: it mends a trained model with a little clean data.",
     "scanning": "A defence: it looks for a backdoor in a finished model, with a little clean data.",
 }
+SUPPLIER = "The adversary supplies a finished model, in which inputs with a trigger get the class they want."
 SEES = {
     "GradientOracle": "They know the model and its gradients (white box).",
     "ScoreOracle": "They see the model's scores for any input they send (black box).",
@@ -72,7 +73,9 @@ def _print(entry: "Entry") -> None:
     out.print(entry.summary, markup=False)
     if entry.details:
         out.print(f"\n{entry.details}", markup=False)
-    out.print(f"\nThreat model: {THREATS[entry.family]} {SEES.get(entry.access.__name__, '')}", markup=False)
+    supplied = entry.family == "backdoor" and entry.access.__name__ == "Classifier"
+    threat = SUPPLIER if supplied else THREATS[entry.family]
+    out.print(f"\nThreat model: {threat} {SEES.get(entry.access.__name__, '')}", markup=False)
     if entry.norms:
         out.print(f"Norms: {', '.join(NORMS[n] for n in entry.norms)}", markup=False)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 2), show_header=False)

@@ -49,6 +49,39 @@ def test_lifts_are_what_setting_the_unit_changes_the_margin_by() -> None:
             assert float(lifts[u, c]) == pytest.approx(best, abs=1e-4)
 
 
+class Tokens(nn.Module):
+    """Each row of a picture is a token of three values; four units see every token, and the mean counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.units = dense(torch.randn(4, 3, generator=generator(4)), torch.zeros(4))
+        self.head = dense(torch.randn(3, 4, generator=generator(5)), torch.zeros(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.units(x[:, 0]).relu().mean(1))
+
+
+def test_units_of_a_dense_layer_on_tokens_are_its_features_and_not_the_tokens() -> None:
+    """Three tokens, four units: setting unit u everywhere makes its mean the level, whatever the tokens say."""
+    net, x = Tokens(), torch.rand(6, 1, 3, 3, generator=generator(3))
+    prepared = Prepared(Classifier(net, 3, (1, 3, 3)))
+    (layer,) = _inner(prepared, x[:1], 2)
+    lifts, peak, _ = _lifts(prepared, layer, x)
+    assert lifts.shape == (4, 3)
+    said = net.units(x[:, 0]).detach().relu().mean(1)
+
+    def first(z: torch.Tensor) -> torch.Tensor:
+        return z[:, 0] - z[:, 1:].amax(1)
+
+    for u in range(4):
+        gains = []
+        for level in LEVELS:
+            changed = said.clone()
+            changed[:, u] = level * peak
+            gains.append(float((first(net.head(changed)) - first(net.head(said))).detach().min()))
+        assert float(lifts[u, 0]) == pytest.approx(max(gains), abs=1e-4)
+
+
 def planted() -> tuple[Classifier, Samples]:
     """Four units read a quarter of the picture each and tell four classes; a fifth sees one pixel and calls up 2.
 

@@ -151,7 +151,7 @@ def _lifts(prepared: Prepared, layer: nn.Module, x: Tensor) -> tuple[Tensor, flo
     """
     with _recorded(layer) as said:
         before = _margins(prepared.quick(x))
-    units = said[-1].shape[1] if said[-1].dim() > 2 else said[-1].shape[-1]
+    units = said[-1].shape[_axis(layer)]
     peak = float(said[-1].abs().max()) or 1.0
     lifts = []
     for part in torch.arange(units, device=x.device).split(max(1, AT_A_TIME // len(x))):
@@ -171,13 +171,9 @@ def _stimulated(layer: nn.Module, units: Tensor, value: float) -> Iterator[None]
     """Set one unit of each row to a value, in all its places."""
 
     def set_(module: nn.Module, given: object, out: Tensor) -> Tensor:
-        changed = out.clone()
-        rows = torch.arange(len(out), device=out.device)
-        if out.dim() > 2:
-            changed[rows, units] = value
-        else:
-            changed[rows, ..., units] = value
-        return changed
+        changed = out.clone().movedim(_axis(layer), 1)  # a view: units stand second in it
+        changed[torch.arange(len(out), device=out.device), units] = value
+        return changed.movedim(1, _axis(layer))
 
     handle = layer.register_forward_hook(set_)
     try:
@@ -216,14 +212,14 @@ def _triggers(
     own = torch.arange(len(units), device=x.device)
     with torch.no_grad(), _recorded(layer) as said:
         prepared.exact(some)
-        usual = _units(said[-1]).mean(0)
-        scale = float(_units(said[-1]).abs().mean()) or 1.0
+        usual = _units(layer, said[-1]).mean(0)
+        scale = float(_units(layer, said[-1]).abs().mean()) or 1.0
     for step in range(steps):
         places = torch.rand(batch, generator=rng, dtype=torch.float64).to(x.device)
         rows = torch.stack([own_rows[(places * len(own_rows)).long()] for own_rows in others])
         with torch.enable_grad(), _recorded(layer) as said:
             prepared.exact(form.stamp(free, x[rows]).flatten(0, 1))
-            values = _units(said[-1]).view(len(units), batch, -1).mean(1)
+            values = _units(layer, said[-1]).view(len(units), batch, -1).mean(1)
             excited = values[own, units] / scale
             disturbed = (values - usual).abs().mean(1) / scale
             excess = (form.size(free) / limit - 1).clamp(min=0)
@@ -237,8 +233,14 @@ def _triggers(
     return [f.detach() for f in free], len(some) + steps * batch * len(units) * 2
 
 
-def _units(out: Tensor) -> Tensor:
-    """Give what units say, (N, U): of convolutions, whose places follow, the mean over them."""
+def _axis(layer: nn.Module) -> int:
+    """Say where a layer's output has its units: dense layers put them last, convolutions second."""
+    return -1 if isinstance(layer, nn.Linear) else 1
+
+
+def _units(layer: nn.Module, out: Tensor) -> Tensor:
+    """Give what units say, (N, U): the mean over all places where they stand several times."""
+    out = out.movedim(_axis(layer), 1)
     return out.flatten(2).mean(2) if out.dim() > 2 else out
 
 
