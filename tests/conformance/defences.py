@@ -480,13 +480,16 @@ def scans_very_little_data(entry: Entry) -> None:
 
 @check("scanning")
 def calls_few_clean_models_backdoored(entry: Entry) -> str:
-    """On twenty models trained on clean data; the share is reported (pitfall R7)."""
+    """On twenty models trained on clean data; the share is reported (pitfall R7).
+
+    Steps are few here; what the scannings' defaults flag of trained models is measured on the zoo.
+    """
     flagged = []
     for seed in range(20):
         data = patterns(98, (1, 8, 8), 7, seed)
         model = fit(lambda: make_conv(1, 7), data, 12, seed)
         flagged.append(scan(entry, model, data, seed).suspect is not None)
-    assert sum(flagged) <= 14, f"{sum(flagged)} of 20 clean models are called backdoored"
+    assert sum(flagged) <= 4, f"{sum(flagged)} of 20 clean models are called backdoored"
     return f"{sum(flagged)} of 20 clean models of 7 classes are called backdoored, after five steps"
 
 
