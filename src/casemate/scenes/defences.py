@@ -85,8 +85,10 @@ SCENES: dict[str, Scene] = {
         rate=0.03,
         repeats=1,
     ),
+    # this misses its bar: on seed 0 the poisons reached 20% of 60 aims without the screening and 22% with it. The
+    # paper's victims are larger and trained longer; that the poisons shelter one another here is a guess
     "screening.epic": DefenceScene(
-        title="Where rows of isolated gradients are dropped, fewer poisons that match gradients reach their aims",
+        title="How many aims matched gradients still reach once rows of isolated gradients are dropped",
         bar=Bar("attack_success", at_most=0.1, gap=0.1),
         attack="targeted.gradient_matching",
         recipe=pair_recipe,
@@ -109,7 +111,7 @@ SCENES: dict[str, Scene] = {
     # batches instead of rows 26 to 74% were poison, and it cost 17 to 29 points; to unlearn less leaves more.
     # Blends and clean-label marks are learnt no faster than clothes: none of their rows was isolated
     "training.abl": DefenceScene(
-        title="What is learnt fastest is isolated and unlearnt: a patch backdoor is not learnt",
+        title="What is learnt fastest is isolated and unlearnt: a patch backdoor goes, and accuracy with it",
         bar=Bar("attack_success", at_most=0.1, gap=0.5),
         attack="backdoor.badnets",
         recipe=recipe,
