@@ -223,7 +223,9 @@ def test_a_backdoor_is_found_by_the_command_and_mended_by_harden(tmp_path: Path,
 def test_a_clean_model_shows_no_sign_and_has_nothing_to_mend(tmp_path: Path, capsys) -> None:
     out = tmp_path / "out"
     assert run(["scan", *own(tmp_path, poison=False), "--out", str(out)]) == 0
-    assert "no sign of a backdoor" in " ".join(capsys.readouterr().out.split())
+    said = " ".join(capsys.readouterr().out.split())
+    assert "no sign of a backdoor" in said
+    assert "[pixels]" in said, "units are no markup of the terminal's"
     assert run(["harden", str(out)]) == 2
     assert "There must be a backdoor to mend" in capsys.readouterr().err
 

@@ -91,7 +91,7 @@ def _print(found: "Scanned") -> None:
     screen.print(rates(found), markup=False)
     shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for title in headings(found):
-        shown.add_column(title)
+        shown.add_column(escape(title))
     for row in table(found):
         shown.add_row(*map(escape, row))
     screen.print(shown)

@@ -65,10 +65,11 @@ def rates(found: Scanned) -> str:
     how = found.calibration
     kinds = ", ".join(f"{kind.replace('_', ' ')} {_share(rate)}" for kind, rate in how.found.items())
     return (
-        f"Measured on small models trained by us. On data sets that it was not fitted to, as yours is not, "
+        f"Measured on small models trained by us. On data sets that it was not fitted to, "
         f"{_share(how.false_alarms_other_data)} of the clean models are called backdoored "
         f"(n = {how.false_alarms_other_data.n}) and {_share(how.other_data)} of the backdoored ones are found "
-        f"(n = {how.other_data.n}); on those it was fitted to, {_share(how.false_alarms)} and, by kind of trigger: {kinds}. "
+        f"(n = {how.other_data.n}); on those it was fitted to (digits, clothes, coloured shapes), "
+        f"{_share(how.false_alarms)} and, by kind of trigger: {kinds}. "
         f"With no trigger of a kind among the fitted ones, {_share(how.unseen['all'])} of them are found."
     )
 
