@@ -85,8 +85,8 @@ SCENES: dict[str, Scene] = {
         rate=0.03,
         repeats=1,
     ),
-    # this misses its bar: on seed 0 the poisons reached 20% of 60 aims without the screening and 22% with it. The
-    # paper's victims are larger and trained longer; that the poisons shelter one another here is a guess
+    # this misses its bar: on seeds 0, 1 and 2 the poisons reached 20, 30 and 20% of 60 aims without the screening,
+    # and 22, 20 and 10% with it, no two of which differ beyond their intervals
     "screening.epic": DefenceScene(
         title="How many aims matched gradients still reach once rows of isolated gradients are dropped",
         bar=Bar("attack_success", at_most=0.1, gap=0.1),
