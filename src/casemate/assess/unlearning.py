@@ -2,15 +2,15 @@
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.nn import functional as F
 
 from casemate.core.data import Samples
-from casemate.core.recipe import Recipe
+from casemate.core.recipe import BatchLoss, Recipe
+from casemate.core.shown import AsShown
 from casemate.core.target import Classifier
 from casemate.core.tick import Tick, ignore
 
@@ -19,18 +19,15 @@ EPOCHS = 15
 RATE = 2e-3
 
 
-class Within:
-    """Cross-entropy of a net within a classifier, which may normalise, in evaluation mode.
+@dataclass(frozen=True)
+class Still:
+    """A batch loss of a net in evaluation mode: few rows must not shift what normalisation layers know."""
 
-    A few hundred rows must not shift what normalisation layers know.
-    """
-
-    def __init__(self, model: Classifier) -> None:
-        self.model = model
+    loss: BatchLoss
 
     def __call__(self, net: nn.Module, x: Tensor, y: Tensor, /, *, rng: Generator) -> Tensor:
-        """Compute the mean loss."""
-        return F.cross_entropy(replace(self.model, net=net.eval()).logits(x), y)
+        """Compute the mean loss of the batch."""
+        return self.loss(net.eval(), x, y, rng=rng)
 
 
 def unlearned(
@@ -63,7 +60,7 @@ def unlearned(
     y = torch.cat([clean.y, *(clean.y[r] for r in rows)])
     net = copy.deepcopy(model.net).requires_grad_(True)
     how = Recipe(
-        partial(copy.deepcopy, net), "unlearning", EPOCHS, batch=32, lr=RATE, batch_loss=Within(model)
+        partial(copy.deepcopy, net), "unlearning", EPOCHS, batch=32, lr=RATE, batch_loss=Still(AsShown(model))
     )
     # a net may know more classes than the rows show
     return replace(model, net=how(Samples(x.detach(), y, clean.classes), rng=rng, tick=tick).net)
