@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-BATCH = 125  # of the peers, at which they are fastest: with larger ones the plain net waits for memory
+BATCH = 125  # at which the peers are fastest: with larger ones the plain net waits for memory
 SLACK = 1e-6  # of x: what rounding may add to a perturbation
 
 
@@ -37,7 +37,8 @@ class Counted(nn.Module):
 class Task:
     """What everybody attacks: net, images x (N, C, H, W) in [0, 1], their classes, and the ball.
 
-    An infinite `eps` asks for the nearest example. Each turn has another `seed`.
+    An infinite `eps` asks for the nearest example. Each turn has another `seed`. `batch` images are passed
+    at a time.
     """
 
     title: str
@@ -47,6 +48,7 @@ class Task:
     norm: str
     eps: float = math.inf
     seed: int = 0
+    batch: int = BATCH
 
 
 # (counted net, task) -> candidates (N, C, H, W); raises ImportError where the library is missing
@@ -154,8 +156,8 @@ def judge(task: Task, x_adv: Tensor) -> tuple[Tensor, Tensor]:
     delta = (x_adv.float() - task.x).double().flatten(1)
     sizes = delta.abs().amax(1) if task.norm == "linf" else delta.norm(dim=1)
     legal = (sizes <= task.eps + SLACK) & ((x_adv >= -SLACK) & (x_adv <= 1 + SLACK)).flatten(1).all(1)
-    wrong = torch.cat([task.net(part).argmax(1) for part in x_adv.float().split(BATCH)]) != task.y
-    before = torch.cat([task.net(part).argmax(1) for part in task.x.split(BATCH)]) != task.y
+    wrong = torch.cat([task.net(part).argmax(1) for part in x_adv.float().split(task.batch)]) != task.y
+    before = torch.cat([task.net(part).argmax(1) for part in task.x.split(task.batch)]) != task.y
     fooled = before | (wrong & legal)
     sizes = torch.where(before, 0.0, torch.where(fooled, sizes, math.inf))
     return fooled, sizes
@@ -163,7 +165,7 @@ def judge(task: Task, x_adv: Tensor) -> tuple[Tensor, Tensor]:
 
 def _units(task: Task) -> tuple[float, float]:
     """Seconds per image of a forward, and of a forward with the backward to the input."""
-    x = task.x[:BATCH]
+    x = task.x[: task.batch]
 
     def forward() -> None:
         with torch.no_grad():

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from contest import BATCH, Counted, Run, Task
+from contest import Counted, Run, Task
 from torch import Tensor
 
 from casemate.assess.families.evasion import attempt
@@ -16,7 +16,7 @@ from casemate.core.target import Classifier, Prepared
 from casemate.core.threat import Lp, Misclassify
 
 
-def ours(asks: Sequence[Ask], *, compiled: bool = False, bfloat16: bool = False, batch: int = BATCH) -> Run:
+def ours(asks: Sequence[Ask], *, compiled: bool = False, bfloat16: bool = False) -> Run:
     """Run methods one after the other, each on what the ones before left standing.
 
     Laying out and compiling the private copy of the net is part of the time. Methods that ask for
@@ -33,7 +33,7 @@ def ours(asks: Sequence[Ask], *, compiled: bool = False, bfloat16: bool = False,
         x_adv, todo = task.x.clone(), torch.arange(len(task.x))
         for ask in asks:
             standing = []
-            for rows in todo.split(batch):
+            for rows in todo.split(task.batch):
                 found = attempt(
                     find(ask.method), prepared, task.x[rows], Misclassify(task.y[rows]), budget,
                     params=find(ask.method).validate(ask.params), numbers=rows, seed=task.seed,

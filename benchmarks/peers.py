@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from contest import BATCH, Counted, Run, Task
+from contest import Counted, Run, Task
 from torch import Tensor
 
 LIBRARIES = {
@@ -34,7 +34,7 @@ def versions() -> dict[str, str]:
 
 
 def _batches(attack: Any, task: Task) -> Tensor:
-    parts = zip(task.x.split(BATCH), task.y.split(BATCH), strict=True)
+    parts = zip(task.x.split(task.batch), task.y.split(task.batch), strict=True)
     return torch.cat([attack(x, y) for x, y in parts])
 
 
@@ -92,7 +92,7 @@ def art_pgd(steps: int, step_size: float) -> Run:
 
         attack = ProjectedGradientDescent(
             _art(net, task), eps=task.eps, eps_step=step_size, max_iter=steps, num_random_init=1,
-            batch_size=BATCH, verbose=False,
+            batch_size=task.batch, verbose=False,
         )  # fmt: skip
         return torch.from_numpy(attack.generate(task.x.numpy(), task.y.numpy()))
 
@@ -154,7 +154,7 @@ def art_square(queries: int) -> Run:
         from art.attacks.evasion import SquareAttack
 
         attack = SquareAttack(
-            _art(net, task), eps=task.eps, max_iter=queries, p_init=0.8, batch_size=BATCH, verbose=False
+            _art(net, task), eps=task.eps, max_iter=queries, p_init=0.8, batch_size=task.batch, verbose=False
         )
         return torch.from_numpy(attack.generate(task.x.numpy(), task.y.numpy()))
 
@@ -213,7 +213,7 @@ def art_hop_skip_jump(steps: int, norm: str) -> Run:
 
         attack = HopSkipJump(
             _art(_Single(net), task),
-            batch_size=BATCH,
+            batch_size=task.batch,
             norm=2 if norm == "l2" else np.inf,
             max_iter=steps,
             verbose=False,
@@ -233,6 +233,6 @@ def official_autoattack(steps: int, queries: int) -> Run:
         for part in (attack.apgd, attack.apgd_targeted, attack.fab):
             part.n_iter = steps
         attack.square.n_queries = queries
-        return attack.run_standard_evaluation(task.x, task.y, bs=BATCH)
+        return attack.run_standard_evaluation(task.x, task.y, bs=task.batch)
 
     return run
