@@ -217,6 +217,11 @@ def test_a_backdoor_is_found_by_the_command_and_mended_by_harden(tmp_path: Path,
     assert chosen.success.value < none.success.value - 0.4
     assert chosen.accuracy.value > none.accuracy.value - 0.05
     assert mended.again.score < said["score"]
+    assert mended.again.digests["data"] == said["digests"]["data"]
+    assert mended.again.digests["model"] != said["digests"]["model"]
+    own(tmp_path, poison=False)
+    assert run(["harden", str(out)]) == 2
+    assert "It has changed since: scan it again" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -266,7 +271,7 @@ def test_a_scan_whose_suspect_is_no_class_is_refused(tmp_path: Path) -> None:
     detector = {"success": [0.0] * 7, "evidence_in_references": []}
     for suspect, says in ((7, r"Its scan\.json cannot be read"), (6, "in memory cannot be repeated")):
         said = {
-            "outcome": "backdoored", "options": options, "suspect": suspect, "model": "m", "data": "d",
+            "outcome": "backdoored", "options": options, "suspect": suspect, "model": "m", "data": "d", "digests": {},
             "detectors": {"a": detector}, "weights_in_references": {},
         }  # fmt: skip
         (tmp_path / "scan.json").write_text(json.dumps(said))

@@ -66,6 +66,7 @@ def test_few_rows_of_clean_data_are_raised_and_the_table_says_how_many_to_expect
     said = capsys.readouterr().out
     assert "rows are suspicious" in said
     assert "not calibrated on your data" in " ".join(said.split())
+    assert "The net that rows are judged by gives" in " ".join(said.split())
     assert json.loads((tmp_path / "out" / "screen.json").read_text())["share_suspicious"] <= 0.1
 
 

@@ -3,12 +3,15 @@
 import pickle
 from functools import partial
 
+import pytest
 import torch
 
 from casemate.builtin.nets import small_mlp
 from casemate.core.data import Samples
+from casemate.core.errors import UsageError
 from casemate.core.online import online
 from casemate.core.recipe import Recipe
+from casemate.core.target import Classifier
 from casemate.ops.rng import generator
 
 
@@ -33,3 +36,10 @@ def test_victims_of_different_models_have_different_recipes() -> None:
     one, other = (online(recipe, recipe(data, rng=generator(seed))) for seed in (1, 2))
     assert one.digest() != other.digest()
     assert one.digest() == online(recipe, recipe(data, rng=generator(1))).digest()
+
+
+def test_a_model_that_changes_its_inputs_is_refused() -> None:
+    recipe = Recipe(partial(small_mlp, (5,), 2), "mlp", epochs=1)
+    model = Classifier(recipe.make(), 2, (5,), bounds=(-1.0, 1.0))
+    with pytest.raises(UsageError, match="takes inputs as they are"):
+        online(recipe, model)

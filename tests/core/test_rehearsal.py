@@ -2,10 +2,12 @@
 
 from functools import partial
 
+import pytest
 import torch
 from torch import nn
 
 from casemate.core.data import Samples
+from casemate.core.errors import NotApplicable
 from casemate.core.learner import untrained
 from casemate.core.online import online
 from casemate.core.recipe import Recipe
@@ -44,6 +46,15 @@ def test_a_rehearsal_of_whole_batches_ends_at_the_weights_of_the_training() -> N
     assert victim.over(stage)
     for ours, theirs in zip(stage.weights, trained.net.parameters(), strict=True):
         torch.testing.assert_close(ours.detach(), theirs.detach(), rtol=1e-4, atol=1e-6)
+
+
+def test_only_plain_descent_is_played_through() -> None:
+    def other(net: nn.Module, x: torch.Tensor, y: torch.Tensor, /, *, rng: torch.Generator) -> torch.Tensor:
+        return net(x).square().mean()
+
+    recipe = Recipe(small, "linear", batch_loss=other)
+    with pytest.raises(NotApplicable, match="'linear' does not descend cross-entropy alone"):
+        Rehearsal(untrained(recipe, data().x, generator(3)), recipe, 16)
 
 
 def test_weights_after_a_step_are_differentiated_by_what_was_learnt_with_the_step_size_held() -> None:

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from casemate.assess.digest import digest_net
 from casemate.assess.progress import Progress, silent
 from casemate.assess.scan import Scanned, clean_rows, scan_loaded
 from casemate.assess.targets import load_data, load_model
@@ -62,6 +63,7 @@ class ScanFile(BaseModel):
     outcome: str
     suspect: NonNegativeInt
     options: _Options
+    digests: dict[str, str]
     detectors: dict[str, _Detector]
     weights_in_references: dict[str, list[float]]
 
@@ -125,10 +127,12 @@ def mend(
     repairs = _repairs(defence)
     given = said.options.model_dump()
     seed = int(given["seed"]) if seed is None else seed
-    clean = clean_rows(load_data(given["data"], bounds=tuple(given["bounds"])).test, int(given["seed"]))
-    model = load_model(given["model"], clean, bounds=tuple(given["bounds"]), mean=tuple(given["mean"]),
-                       std=tuple(given["std"]), device=given["device"]).classifier  # fmt: skip
-    suspect = said.suspect
+    data = load_data(given["data"], bounds=tuple(given["bounds"]))
+    clean = clean_rows(data.test, int(given["seed"]))
+    loaded = load_model(given["model"], clean, bounds=tuple(given["bounds"]), mean=tuple(given["mean"]),
+                        std=tuple(given["std"]), device=given["device"])  # fmt: skip
+    _unchanged(said, {"model": loaded.digest, "data": data.digest})
+    model, suspect = loaded.classifier, said.suspect
     # the loader may have moved the model to another device
     there = Samples(clean.x.to(model.device), clean.y.to(model.device), clean.classes, clean.names)
     order = torch.randperm(len(clean), generator=generator(seed, "repair rows"))
@@ -154,6 +158,7 @@ def mend(
     again = scan_loaded(
         models[chosen], clean, names=(f"{said.model} after {chosen}", said.data),
         options={**given, "mended_by": chosen}, seed=int(given["seed"]),
+        digests={"model": digest_net(models[chosen].net), "data": data.digest},
         usual={**usual, **{k: torch.tensor(v) for k, v in said.weights_in_references.items()}},
         progress=progress,
     )  # fmt: skip
@@ -162,6 +167,15 @@ def mend(
         # the score was never fitted to mended models: what is seen to steer counts for more
         again = replace(again, why=f"a recovered trigger still steers {100 * left:.0f}% of the pictures")
     return Mended(chosen, models[chosen], suspect, effects, left_out, again)
+
+
+def _unchanged(said: ScanFile, now: Mapping[str, str]) -> None:
+    """Refuse to mend anything but what was scanned: its triggers would be another model's."""
+    for part, name in (("model", said.model), ("data", said.data)):
+        if said.digests.get(part) != now[part]:
+            raise UsageError(
+                f"The {part} {name} must be as it was scanned. It has changed since: scan it again."
+            )
 
 
 def best(effects: Mapping[str, Effect]) -> str:

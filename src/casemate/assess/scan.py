@@ -42,7 +42,8 @@ class Scanned:
     `scores` (K,) are log-odds by class; the model's is their largest, `score`, and above the threshold
     of `calibration` it is called backdoored. `found` and `usual` hold the evidence by detector, of the
     model and of references trained on the clean rows alone. `why` says what makes the answer
-    inconclusive. `options` are what repeats the scan.
+    inconclusive. `options` are what repeats the scan, and `digests` tell whether "model" and "data" are
+    still the same.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Scanned:
     calibration: Calibration
     why: str
     options: dict[str, Any]
+    digests: dict[str, str]
 
     @property
     def score(self) -> float:
@@ -117,13 +119,15 @@ def scan(
     clean = clean_rows(given.test, seed)
     loaded = load_model(model, clean, bounds=bounds, mean=mean, std=std, device=device)
     _fits(loaded, clean)
-    return scan_loaded(loaded.classifier, clean, names=(loaded.name, given.name), options=options, seed=seed,
-                       progress=progress)  # fmt: skip
+    return scan_loaded(
+        loaded.classifier, clean, names=(loaded.name, given.name), options=options, seed=seed,
+        digests={"model": loaded.digest, "data": given.digest}, progress=progress,
+    )  # fmt: skip
 
 
 def scan_loaded(
     model: Classifier, clean: Samples, *, names: tuple[str, str], options: dict[str, Any], seed: int,
-    usual: dict[str, Tensor] | None = None, progress: Progress = silent,
+    digests: dict[str, str], usual: dict[str, Tensor] | None = None, progress: Progress = silent,
 ) -> Scanned:  # fmt: skip
     """Look for a backdoor in a classifier that is loaded already (see `scan`).
 
@@ -145,7 +149,7 @@ def scan_loaded(
     how = shipped()
     scores = how.scores(found.evidence, usual)
     why = _doubt(clean, model, accuracy)
-    return Scanned(*names, clean, model, accuracy, found, usual, scores, how, why, options)
+    return Scanned(*names, clean, model, accuracy, found, usual, scores, how, why, options, digests)
 
 
 def _usual(clean: Samples, classes: int, seed: int, progress: Progress) -> dict[str, Tensor]:

@@ -66,13 +66,14 @@ def _print(found: "Screened") -> None:
     from rich.table import Table
 
     from casemate.cli.console import console
-    from casemate.report.screening import BLIND, CLEAN, by_class, label
+    from casemate.report.screening import BLIND, CLEAN, by_class, fit, label
 
     screen = console()
     screen.print(
         f"{len(found.suspicious)} of {len(found.data)} rows are suspicious ({found.share:.1%}); {CLEAN}.",
         markup=False,
     )
+    screen.print(fit(found), markup=False)
     hit = [f"{name}: {bad} of {count}" for name, count, bad in by_class(found) if bad][:5]
     if hit:
         screen.print(f"By label: {'; '.join(hit)}", markup=False)

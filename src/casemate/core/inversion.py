@@ -1,5 +1,6 @@
 """Trigger inversion: the smallest change of any input that calls up a class, for all classes at once."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -19,6 +20,7 @@ CLOSER = 0.99  # a trigger is smaller if it has less than this share of the size
 RAISE, LOWER = 1.5, 1.5**1.5  # how the weight of the size goes up, and faster down (Wang et al.)
 BETAS = 0.5, 0.9  # of Adam, as in the code of Wang et al.
 MEASURED = 500  # rows of a class that are measured at a time
+AT_ONCE = 2**23  # input values of a step, which bound its memory: 136 classes' 20 rows of 3x32x32
 
 
 class Form(Protocol):
@@ -70,9 +72,10 @@ def invert(
 ) -> Recovered:
     """Search for the smallest trigger of every class.
 
-    Cross-entropy towards the class plus a weight times the size is descended by Adam, for all classes in
+    Cross-entropy towards the class plus a weight times the size is descended by Adam, for many classes in
     one batch. The weight of a class rises while its trigger works and falls while it does not. A class
-    whose trigger has long not become smaller leaves the batch.
+    whose trigger has long not become smaller leaves the batch. How classes are put together changes
+    nothing but the memory it takes.
 
     Args:
         model: classifier with gradients; it is not touched.
@@ -93,26 +96,45 @@ def invert(
     """
     if not model.differentiable or not len(clean):
         raise NotApplicable("trigger inversion needs a net with gradients and some clean rows")
-    search = _Search(Prepared(model), clean, form, batch, rng)
-    for step in range(0, steps, WINDOW):
-        if not len(search.left):
-            break
-        search.window(min(WINDOW, steps - step), step, lr, success)
-        left = float(len(search.left))
-        tick(min(step + WINDOW, steps), steps, {"classes left": left, "smallest": float(search.best.min())})
-    return search.result()
+    prepared, k = Prepared(model), model.classes
+    start, draws = form.start(k, clean.shape, rng), rng.get_state()
+    groups = torch.arange(k).split(max(1, AT_ONCE // (batch * math.prod(clean.shape))))
+    found = []
+    for i, group in enumerate(groups):
+        rng.set_state(draws)  # the same rows are drawn for all groups
+        search = _Search(prepared, clean, form, batch, rng, group, [f[group] for f in start])
+        for step in range(0, steps, WINDOW):
+            if not len(search.left):
+                break
+            search.window(min(WINDOW, steps - step), step, lr, success)
+            progress = {"classes left": float(len(search.left)), "smallest": float(search.best.min())}
+            tick(i * steps + min(step + WINDOW, steps), len(groups) * steps, progress)
+        found.append(search.result())
+    return Recovered(
+        [torch.cat(parts) for parts in zip(*(f.free for f in found), strict=True)],
+        torch.cat([f.size for f in found]),
+        torch.cat([f.success for f in found]),
+        sum(f.passes for f in found),
+    )
 
 
 class _Search:
-    """The state of all classes; `left` (L,) are those still in the batch, `free` and `moments` are theirs."""
+    """The state of some `classes` (K,); `left` (L,) are the places in it of those still in the batch.
 
-    def __init__(self, prepared: Prepared, clean: Samples, form: Form, batch: int, rng: Generator) -> None:
+    `free` and `moments` are those of the classes left.
+    """
+
+    def __init__(
+        self, prepared: Prepared, clean: Samples, form: Form, batch: int, rng: Generator, classes: Tensor,
+        start: Sequence[Tensor],
+    ) -> None:  # fmt: skip
         self.prepared, self.form, self.rng, self.batch = prepared, form, rng, batch
         self.x = clean.x.to(prepared.target.device)
-        k, device = prepared.target.classes, self.x.device
-        self.others = [_others(clean.y, c).to(device) for c in range(k)]
+        k, device = len(classes), self.x.device
+        self.classes = classes.to(device)
+        self.others = [_others(clean.y, c).to(device) for c in classes.tolist()]
         self.left = torch.arange(k, device=device)
-        self.free = [f.to(device) for f in form.start(k, clean.shape, rng)]
+        self.free = [f.to(device) for f in start]
         self.kept = [f.clone() for f in self.free]
         self.moments = [[torch.zeros_like(f) for f in self.free] for _ in BETAS]
         # the authors begin with 0.001 on 32x32 pixels; so that it is as much on pictures of any size
@@ -161,7 +183,7 @@ class _Search:
         """Draw rows of other classes for each class, (L, B, *S); which classes are left changes none."""
         places = torch.rand(self.batch, generator=self.rng, dtype=torch.float64).to(self.x.device)
         rows = [self.others[c][(places * len(self.others[c])).long()] for c in self.left.tolist()]
-        return self.x[torch.stack(rows)], self.left[:, None].expand(-1, self.batch)
+        return self.x[torch.stack(rows)], self.classes[self.left][:, None].expand(-1, self.batch)
 
     def _keep(self, rate: Tensor, size: Tensor, success: float) -> None:
         """Keep triggers that work and are smaller; before there is one, those that work best."""
@@ -180,13 +202,13 @@ class _Search:
         """Measure what was kept on all rows of other classes."""
         success = torch.zeros(len(self.kept[0]), device=self.x.device)
         with torch.no_grad():
-            for c, rows in enumerate(self.others):
-                own = [f[c : c + 1] for f in self.kept]
+            for i, rows in enumerate(self.others):
+                own = [f[i : i + 1] for f in self.kept]
                 for part in rows.split(MEASURED):
                     stamped = self.form.stamp(own, self.x[part][None])[0]
-                    success[c] += (self.prepared.exact(stamped).argmax(1) == c).sum()
+                    success[i] += (self.prepared.exact(stamped).argmax(1) == self.classes[i]).sum()
                     self.passes += len(part)
-                success[c] /= len(rows)
+                success[i] /= len(rows)
             size = self.form.size(self.kept)
         return Recovered([f.cpu() for f in self.kept], size.cpu(), success.cpu(), self.passes)
 

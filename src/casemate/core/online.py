@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
+from casemate.core.errors import UsageError
 from casemate.core.recipe import Recipe
 from casemate.core.target import Classifier
 
@@ -34,7 +35,15 @@ def online(recipe: Recipe, model: Classifier, /) -> Recipe:
 
     Returns:
         The recipe, with a digest of the weights in its name.
+
+    Raises:
+        UsageError: the model changes its inputs before the net sees them, which a recipe does not.
     """
+    if model.bounds != (0.0, 1.0) or model.mean or model.std:
+        raise UsageError(
+            "A model that is trained further takes inputs as they are, in [0, 1]. Got one with bounds "
+            f"{model.bounds}, mean {model.mean} and std {model.std}: put them into the net as its first layer."
+        )
     return replace(recipe, make=Continued(model.net), name=f"{recipe.name} after {_digest(model.net)[:16]}")
 
 

@@ -11,8 +11,9 @@ import torch
 from torch import Generator, Tensor
 
 from casemate.core.data import Samples
+from casemate.core.errors import NotApplicable
 from casemate.core.learner import Learner, Weights
-from casemate.core.recipe import Recipe, one_cycle
+from casemate.core.recipe import Recipe, cross_entropy, one_cycle
 
 KEEP_MEAN, KEEP_SIZE, TINY = 0.9, 0.999, 1e-8  # of Adam, as in torch.optim.AdamW
 
@@ -57,11 +58,21 @@ class Mixture:
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """The training of `learner` by `recipe` on n rows; what it starts from are the learner's own weights."""
+    """The training of `learner` by `recipe` on n rows; what it starts from are the learner's own weights.
+
+    An average of weights at the end changes no step and is left out. Raises NotApplicable for a recipe
+    with a loss or a course of its own.
+    """
 
     learner: Learner
     recipe: Recipe
     rows: int
+
+    def __post_init__(self) -> None:
+        if self.recipe.batch_loss is not cross_entropy or self.recipe.course is not None:
+            raise NotApplicable(
+                f"'{self.recipe.name}' does not descend cross-entropy alone, and no other training is played through"
+            )
 
     def begin(self) -> Stage:
         """Stand before the first step."""

@@ -149,6 +149,7 @@ def as_json(found: Scanned) -> dict[str, Any]:
             }
         ),
         "options": found.options,
+        "digests": found.digests,
     }
 
 

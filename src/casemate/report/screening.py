@@ -15,6 +15,7 @@ from casemate.report.png import png
 MOST = 200  # pictures on the page
 # share of the rows of clean data that is suspicious, as measured with the default settings
 CLEAN = "about 5% of clean rows are, on ten classes of clothing; this is not calibrated on your data"
+WELL = 0.7  # share of the rows that the net must give their label for screenings to say much
 BLIND = "backdoors were not looked for, since no screening that does fits these data"
 
 
@@ -46,6 +47,7 @@ def as_json(found: Screened) -> dict[str, object]:
         "rows": len(found.data),
         "share_suspicious": found.share,
         "on_clean_data": CLEAN,
+        "fit_of_the_net": found.fit,
         "seeks_backdoors": found.seeks_backdoors,
         "screenings": {name: int((scores > 1).sum()) for name, scores in found.scores.items()},
         "left_out": found.left_out,
@@ -59,6 +61,14 @@ def as_json(found: Screened) -> dict[str, object]:
             for row in found.suspicious
         ],
     }
+
+
+def fit(found: Screened) -> str:
+    """Say how well the net that screenings ask knows the rows."""
+    known = f"The net that rows are judged by gives {found.fit:.0%} of them their own label"
+    return known + (
+        "." if found.fit >= WELL else ": it has learnt little, and the answers are weak. Raise --epochs."
+    )
 
 
 def html(found: Screened) -> str:
@@ -75,6 +85,7 @@ def html(found: Screened) -> str:
         found=found,
         clean=CLEAN,
         blind=BLIND,
+        fit=fit(found),
         counts=[(name, int((scores > 1).sum())) for name, scores in found.scores.items()],
         classes=by_class(found),
         cards=[

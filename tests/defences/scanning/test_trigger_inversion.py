@@ -130,6 +130,21 @@ def test_the_anomaly_index_counts_deviations_below_the_median() -> None:
     assert float(smaller(torch.tensor([1.0, 4, 5, 6, 7]))[0]) == pytest.approx(math.log(5))
 
 
+def test_how_many_classes_are_searched_at_a_time_changes_no_trigger(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, clean = blocks()
+
+    together = neural_cleanse(model, clean, steps=40, rng=generator(0))
+    seen: list[tuple[int, int]] = []
+    monkeypatch.setattr("casemate.core.inversion.AT_ONCE", 2 * 20 * 64)
+    apart = neural_cleanse(
+        model, clean, steps=40, rng=generator(0), tick=lambda done, total, _: seen.append((done, total))
+    )
+    torch.testing.assert_close(apart.size, together.size)
+    torch.testing.assert_close(apart.success, together.success)
+    assert seen[-1] == (120, 120)
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
 def test_a_trigger_that_does_not_work_is_no_small_one() -> None:
     """Size 1 with a success of 3% counts as 7, the largest: the median of 7, 4, 5, 6, 7 is 6, and 4 is log 1.5 below."""
     size, success = torch.tensor([1.0, 4, 5, 6, 7]), torch.tensor([0.03, 0.9, 0.95, 0.99, 1])
