@@ -56,10 +56,10 @@ def test_the_rows_with_the_lowest_losses_are_isolated() -> None:
 def test_unlearning_climbs_on_the_isolated_rows_up_to_a_bound() -> None:
     """Batch of class 1, isolated rows of class 0: log(1 + e^a) - log(P(1) / P(0)) = log(1 + e^a) + a.
 
-    Its slope is sigmoid(a) + 1, also where class 0 is certain; where -a is above 2 log 2, it is sigmoid(a).
+    Its slope is sigmoid(a) + 1, also where class 0 is certain; where -a is above 3 log 2, it is sigmoid(a).
     """
     apart = Samples(torch.zeros(3, 1), torch.zeros(3, dtype=torch.int64), 2)
-    for a, slope in ((0.3, 1 + 1 / (1 + math.exp(-0.3))), (40.0, 2.0), (-2.0, 1 / (1 + math.exp(2)))):
+    for a, slope in ((0.3, 1 + 1 / (1 + math.exp(-0.3))), (40.0, 2.0), (-3.0, 1 / (1 + math.exp(3)))):
         net = Fixed(a)
         found = Unlearnt(loss, apart)(
             net, torch.zeros(5, 1), torch.ones(5, dtype=torch.int64), rng=generator(0)

@@ -36,8 +36,8 @@ def abl(
     gamma: Annotated[float, Gt(0)] = 0.3,
     early: Annotated[int, Ge(1)] = 4,
     isolated: Annotated[float, Gt(0), Lt(0.5)] = 0.01,
-    unlearning: Annotated[int, Ge(0)] = 3,
-    lr: Annotated[float, Gt(0)] = 3e-4,
+    unlearning: Annotated[int, Ge(0)] = 5,
+    lr: Annotated[float, Gt(0)] = 1e-3,
 ) -> Recipe:
     """Find the rows that are learnt fastest, train on the others, and unlearn what the found ones teach.
 
@@ -52,8 +52,9 @@ def abl(
         gamma: floor of a row's loss in the first passes, in nats.
         early: number of those passes.
         isolated: share of the rows that are set apart.
-        unlearning: passes of climbing on them at the end; 0 leaves it out.
-        lr: peak learning rate of the climbing.
+        unlearning: passes of climbing on them at the end; 0 leaves it out. A few too few and the whole class
+            that the trigger calls up is unlearnt; too many and the rest's poison teaches the trigger again.
+        lr: peak learning rate of the climbing, as high as that of training: it must also win the class back.
 
     Returns:
         The recipe of a training in three stages.
@@ -146,7 +147,7 @@ class Unlearnt:
         with evaluating(net):  # or batch statistics would become those of poison
             odds = error_odds(net(self.apart.x[rows]), self.apart.y[rows])
         # the paper sets no bound; without one Adam would climb for ever and forget the rest
-        enough = 2 * math.log(self.apart.classes)
+        enough = 3 * math.log(self.apart.classes)
         return self.loss(net, x, y, rng=rng) - odds.clamp(max=enough).mean()
 
 
