@@ -95,7 +95,7 @@ def test_the_gradient_over_copies_is_that_of_their_mean_loss():
 def test_copies_in_blocks_are_each_a_fresh_draw_of_its_own_row():
     """Each row draws all of its copies at once: copy i of row k takes the i-th numbers of stream k."""
     x, draws = conv().x, rows(3, len(conv().x)).uniform(4, draws_of(2))
-    found = shuffled(4, 2, 24.0)(x, rows(3, len(x)))
+    found = [copy.picture for copy in shuffled(4, 2, 24.0)(x, rows(3, len(x)))]
     assert len(found) == 4
     for i in range(4):
         torch.testing.assert_close(found[i], rearranged(x, draws[:, i], 2, 24.0))

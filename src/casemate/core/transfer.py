@@ -10,7 +10,8 @@ them and with one another:
 Cutting pictures into blocks that are shuffled and turned is a further one, which only its own method uses.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache, partial
 from typing import Annotated, NamedTuple
 
 import torch
@@ -20,12 +21,20 @@ from torch import Tensor
 from casemate.core.errors import NotApplicable
 from casemate.core.target import GradientOracle
 from casemate.core.threat import Goal, Loss
-from casemate.ops.blocks import draws_of, rearranged
+from casemate.ops.blocks import draws_of, looked_up, origins
 from casemate.ops.rng import RowGenerator
 
 PROBABILITY, SMALLEST, KERNEL, COPIES = 0.5, 0.85, 7, 5
 
-Look = Callable[[Tensor, RowGenerator], list[Tensor]]
+
+class Shown(NamedTuple):
+    """A picture as it is shown to the model, and the way `back` of a gradient there to the one that was altered."""
+
+    picture: Tensor
+    back: Callable[[Tensor], Tensor]
+
+
+Look = Callable[[Tensor, RowGenerator], Iterable[Shown]]
 Blur = Callable[[Tensor], Tensor]
 
 
@@ -82,33 +91,45 @@ def gradient(
     Returns:
         The mean loss over the copies (N,), and its gradient (N, *S).
     """
-    z = x.detach().requires_grad_()
-    with torch.enable_grad():
-        copies = [z]
-        for look in seen.looks:
-            copies = [copy for part in copies for copy in look(part, rng)]
-    found = [oracle.gradient(copy.detach(), goal, loss) for copy in copies]
-    value = torch.stack([each.loss for each in found]).mean(0)
-    if not seen.looks:
-        grad = found[0].grad
-    else:
+    values, total = [], torch.zeros_like(x)
+    for copy in _shown(Shown(x.detach(), lambda slope: slope), seen.looks, rng):
+        found = oracle.gradient(copy.picture, goal, loss)
+        values.append(found.loss)
         # the oracle counts the passes through the model; the way back through the views costs none
-        slopes = [each.grad / len(copies) for each in found]
-        (grad,) = torch.autograd.grad(copies, z, slopes)
+        total += copy.back(found.grad)
+    grad = total / len(values)
     for blur in seen.blurs:
         grad = blur(grad)
-    return value, grad
+    return torch.stack(values).mean(0), grad
+
+
+def _shown(copy: Shown, looks: tuple[Look, ...], rng: RowGenerator) -> Iterator[Shown]:
+    """Look at a copy in the first of the ways, at what that shows in the second, and so on."""
+    if not looks:
+        yield copy
+        return
+    for part in looks[0](copy.picture, rng):
+        # the ways are linear in the picture: gradients go back through each in turn
+        yield from _shown(Shown(part.picture, _chained(part.back, copy.back)), looks[1:], rng)
+
+
+def _chained(
+    first: Callable[[Tensor], Tensor], then: Callable[[Tensor], Tensor]
+) -> Callable[[Tensor], Tensor]:
+    return lambda slope: then(first(slope))
 
 
 def diverse(probability: float, smallest: float) -> Look:
     """Show a picture smaller and at a random place, with a probability (see `shrunk`)."""
 
-    def look(x: Tensor, rng: RowGenerator) -> list[Tensor]:
+    def look(x: Tensor, rng: RowGenerator) -> list[Shown]:
         _pictures(x, "di")
-        chance, share, top, left = rng.uniform(4).to(x).unbind(1)
-        rows, shown = chance < probability, x.clone()
-        shown[rows] = shrunk(x[rows], (smallest + (1 - smallest) * share)[rows], top[rows], left[rows])
-        return [shown]
+        chance, *draws = rng.uniform(4).to(x).unbind(1)
+        rows = (chance < probability).nonzero().flatten()
+        share, top, left = (draw[rows] for draw in draws)
+        down, across = _squeezing(x, smallest + (1 - smallest) * share, top, left)
+        picture = x.index_copy(0, rows, down @ x.index_select(0, rows) @ across.mT)
+        return [Shown(picture, lambda g: g.index_copy(0, rows, down.mT @ g.index_select(0, rows) @ across))]
 
     return look
 
@@ -128,11 +149,17 @@ def shrunk(x: Tensor, share: Tensor, top: Tensor, left: Tensor) -> Tensor:
     Returns:
         Pictures of the old size; bilinear, black around.
     """
+    down, across = _squeezing(x, share, top, left)
+    return down @ x @ across.mT
+
+
+def _squeezing(x: Tensor, share: Tensor, top: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:
+    """Matrices (N, 1, H, H) and (N, 1, W, W) for the two sides of pictures (see `shrunk`)."""
     down, across = (
         _interpolating(side, (share * side).round().clamp(min=1).to(x), place.to(x))[:, None]
         for side, place in ((x.shape[2], top), (x.shape[3], left))
     )
-    return down @ x @ across.transpose(2, 3)
+    return down, across
 
 
 def _interpolating(side: int, length: Tensor, place: Tensor) -> Tensor:
@@ -148,18 +175,32 @@ def _interpolating(side: int, length: Tensor, place: Tensor) -> Tensor:
 
 def scaled(copies: int) -> Look:
     """Show an input as it is and at a half, a quarter ... of its values."""
-    return lambda x, rng: [x / 2**i for i in range(copies)]
+    return lambda x, rng: (Shown(x / 2**i, partial(_divided, 2**i)) for i in range(copies))
+
+
+def _divided(by: float, slope: Tensor) -> Tensor:
+    return slope / by
 
 
 def shuffled(copies: int, blocks: int, degrees: float) -> Look:
     """Show several copies of a picture, each cut into blocks that change places and turn a little."""
 
-    def look(x: Tensor, rng: RowGenerator) -> list[Tensor]:
+    def look(x: Tensor, rng: RowGenerator) -> Iterator[Shown]:
         _pictures(x, "bsr")
-        draws = rng.uniform(copies, draws_of(blocks))
-        return [rearranged(x, draws[:, i], blocks, degrees) for i in range(copies)]
+        draws = rng.uniform(copies, draws_of(blocks)).to(x)
+        for grid in origins(draws, (x.shape[2], x.shape[3]), blocks, degrees):
+            z = x.detach().requires_grad_()
+            with torch.enable_grad():
+                picture = looked_up(z, grid)
+            yield Shown(picture.detach(), partial(_through, z, picture))
 
     return look
+
+
+def _through(z: Tensor, picture: Tensor, slope: Tensor) -> Tensor:
+    """Bring a gradient back through torch's own graph."""
+    (back,) = torch.autograd.grad(picture, z, slope)
+    return back
 
 
 def blurred(kernel: int) -> Blur:
@@ -167,19 +208,20 @@ def blurred(kernel: int) -> Blur:
 
     def blur(grad: Tensor) -> Tensor:
         _pictures(grad, "ti")
-        # as in the paper's code: the outermost weight is that of three deviations, whatever the size
-        ticks = torch.linspace(-3, 3, kernel, dtype=grad.dtype, device=grad.device)
-        line = (-ticks.square() / 2).exp() if kernel > 1 else torch.ones_like(ticks)
-        line = line / line.sum()
-        down, across = (_band(line, side) for side in grad.shape[2:])
+        down, across = (_band(kernel, side, grad.dtype, grad.device) for side in grad.shape[2:])
         # as matrices: libraries take longer for a convolution of so few channels
-        return down @ grad @ across.t()
+        return down @ grad @ across
 
     return blur
 
 
-def _band(line: Tensor, side: int) -> Tensor:
-    """Matrix (side, side) that convolves with `line` (K,), with zeros around."""
+@lru_cache(maxsize=8)
+def _band(kernel: int, side: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Symmetric matrix (side, side) that convolves with a Gaussian line, with zeros around."""
+    # as in the paper's code: the outermost weight is that of three deviations, whatever the size
+    ticks = torch.linspace(-3, 3, kernel, dtype=dtype, device=device)
+    line = (-ticks.square() / 2).exp() if kernel > 1 else torch.ones_like(ticks)
+    line = line / line.sum()
     at = torch.arange(side, device=line.device)
     offset = at - at[:, None] + len(line) // 2
     known = (offset >= 0) & (offset < len(line))

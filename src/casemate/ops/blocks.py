@@ -1,9 +1,13 @@
 """Cutting pictures into blocks and putting them together in another order, each turned a little."""
 
 import math
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+OUTSIDE = -3.0  # a place from which no pixel is reached
 
 
 def draws_of(blocks: int) -> int:
@@ -24,69 +28,112 @@ def rearranged(x: Tensor, draws: Tensor, blocks: int, degrees: float) -> Tensor:
     Returns:
         Pictures (N, C, H, W); bilinear, black where a turned block does not reach.
     """
-    draws, out = draws.to(x), torch.empty_like(x)
-    level = draws[:, 0] < 0.5
-    for rows, side in ((level, 2), (~level, 3)):
-        # strips from top to bottom are level ones of the transposed picture
-        lying = x[rows].transpose(side, 2)
-        out[rows] = _rearranged(lying, draws[rows, 1:], blocks, degrees).transpose(side, 2)
-    return out
+    (grid,) = origins(draws[:, None].to(x), (x.shape[2], x.shape[3]), blocks, degrees)
+    return looked_up(x, grid)
 
 
-def _rearranged(x: Tensor, draws: Tensor, n: int, degrees: float) -> Tensor:
-    """Do it with strips that lie one below the other."""
-    height, width = x.shape[2:]
-    cut, order, cuts, orders, turns = draws.split([n, n, n * n, n * n, n * n], 1)
-    strip, *rows = _laid(_lengths(cut, height), order.argsort(1), height)
-    block, *columns = _laid(
-        _lengths(cuts.unflatten(1, (n, n)), width), orders.unflatten(1, (n, n)).argsort(2), width
-    )
-    # which of the n * n blocks comes to lie at each pixel, (N, H, W)
-    owner = n * strip[:, :, None] + block.gather(1, strip[:, :, None].expand(-1, -1, width))
-    first = n * n * torch.arange(len(x), device=x.device)[:, None, None]
-    top, high, y = (part[:, :, None].expand(-1, -1, n) for part in rows)
-    left, wide, z = columns
-    table = _moves(top, high, y, left, wide, z, turns, degrees)
-    cos, sin, fall, shift, top, left, bottom, right = (
-        table.flatten(0, 1).index_select(0, (owner + first).flatten()).view(*owner.shape, 8).unbind(3)
-    )
-    v, u = (torch.arange(side, dtype=x.dtype, device=x.device) + 0.5 for side in (height, width))
-    v = v[:, None]
-    down, across = cos * v - sin * u + fall, sin * v + cos * u + shift
-    inside = (down >= top) & (down <= bottom) & (across >= left) & (across <= right)
-    # no further out than the middles of the outermost pixels, or a neighbour would shine in
-    down = down.maximum(top + 0.5).minimum(bottom - 0.5)
-    across = across.maximum(left + 0.5).minimum(right - 0.5)
-    grid = torch.stack([across / width, down / height], -1) * 2 - 1
-    picture = torch.nn.functional.grid_sample(x, grid, "bilinear", "border", align_corners=False)
-    return picture * inside[:, None].to(x.dtype)
+def looked_up(x: Tensor, grid: Tensor) -> Tensor:
+    """Mix each pixel of pictures x (N, C, H, W) from the four around where `grid` says it comes from."""
+    return torch.nn.functional.grid_sample(x, grid, "bilinear", "zeros", align_corners=False)
 
 
-def _moves(
-    top: Tensor, high: Tensor, y: Tensor, left: Tensor, wide: Tensor, x: Tensor, turns: Tensor, degrees: float
-) -> Tensor:
-    """Tell for each block how to get from a pixel to where it came from, and the block's edges there.
+def origins(draws: Tensor, sides: tuple[int, int], blocks: int, degrees: float) -> Iterator[Tensor]:
+    """Tell, copy by copy, where each pixel of rearranged pictures comes from (see `rearranged`).
 
     Args:
-        top: upper edges in the old picture, (N, n, n), in pixels.
-        high: heights.
-        y: upper edges in the new picture.
-        left: left edges in the old picture.
-        wide: widths.
-        x: left edges in the new picture.
-        turns: angles (N, n * n), 0 .. 1.
+        draws: uniform numbers in [0, 1), (N, copies, draws_of(blocks)).
+        sides: height and width of the pictures.
+        blocks: strips, and blocks in each of them.
         degrees: largest angle to either side.
 
-    Returns:
-        (N, n * n, 8): cosine, sine, what is added downwards and across, and the four edges.
+    Yields:
+        For each copy the places (N, H, W, 2), across and down, from -1 at one edge to 1 at the other;
+        far outside for a pixel that comes from nowhere.
     """
-    angle = (2 * turns.view_as(top) - 1) * math.radians(degrees)
-    cos, sin = angle.cos(), angle.sin()
+    draws = draws.transpose(0, 1)
+    lying = draws[:, :, 0] < 0.5
+    # tables are small and made for all copies at once; places for each copy, so that they stay in the cache
+    level = _strips(draws[lying][:, 1:], *sides, blocks, degrees)
+    # strips from top to bottom are level ones of the transposed picture
+    upright = _strips(draws[~lying][:, 1:], *sides[::-1], blocks, degrees)
+    done = [0, 0]
+    for order, count in zip(
+        lying.int().argsort(dim=1, descending=True, stable=True), lying.sum(1).tolist(), strict=True
+    ):
+        places = draws.new_empty(len(order), *sides, 2)
+        across, down = places.unbind(3)
+        _place(level, done[0], down[:count], across[:count])
+        _place(upright, done[1], across[count:].transpose(1, 2), down[count:].transpose(1, 2))
+        done = [done[0] + count, done[1] + len(order) - count]
+        yield places.index_select(0, order.argsort())
+
+
+class _Strips(NamedTuple):
+    """Tables of M pictures cut into n strips, one below the other, and these into blocks.
+
+    Row v of strip s takes its pixel in column u from down[s, u] v + down[n + s, u] and, likewise, across.
+    All places are counted from -1 at one edge of the old picture to 1 at the other.
+
+    Attributes:
+        rows: v in the strip's column and 1 in its second one, else 0, (M, H, 2n).
+        down: (M, 2n, W).
+        across: (M, 2n, W).
+        top: middle of the first row of the strip that a row comes from, (M, H, 1).
+        bottom: middle of the last.
+        left: middle of the first column of the block that a pixel comes from, (M, n, W).
+        right: middle of the last.
+    """
+
+    rows: Tensor
+    down: Tensor
+    across: Tensor
+    top: Tensor
+    bottom: Tensor
+    left: Tensor
+    right: Tensor
+
+
+def _strips(draws: Tensor, height: int, width: int, n: int, degrees: float) -> _Strips:
+    """Cut, shuffle and turn, by draws (M, 2n + 3n^2)."""
+    cut, order, cuts, orders, turns = draws.split([n, n, n * n, n * n, n * n], 1)
+    strip, *strips = _laid(_lengths(cut, height), order.argsort(1), height)
+    top, high, y = (part[:, :, None] for part in strips)
+    cuts, orders, turns = (part.unflatten(1, (n, n)) for part in (cuts, orders, turns))
+    block, *blocks = _laid(_lengths(cuts, width), orders.argsort(2), width)
+    angle = (2 * turns - 1) * math.radians(degrees)
+    # of each block, and then of each pixel of a row of its strip
+    left, wide, x, cos, sin = (part.gather(2, block) for part in (*blocks, angle.cos(), angle.sin()))
+    v, u = (torch.arange(side, dtype=draws.dtype, device=draws.device) + 0.5 for side in (height, width))
     # each block turns around its middle
-    v, u = y + high / 2, x + wide / 2
-    fall = top + high / 2 - cos * v + sin * u
-    shift = left + wide / 2 - sin * v - cos * u
-    return torch.stack([cos, sin, fall, shift, top, left, top + high, left + wide], 3).flatten(1, 2)
+    beside, above = u - x - wide / 2, y + high / 2
+    fall = top + high / 2 - cos * above - sin * beside
+    shift = left + wide / 2 - sin * above + cos * beside
+    own = (strip[:, :, None] == torch.arange(n, device=draws.device)).to(draws)
+    down, across = 2 / height, 2 / width
+    return _Strips(
+        rows=torch.cat([own * v[:, None], own], 2),
+        down=torch.cat([cos * down, fall * down - 1], 1),
+        across=torch.cat([sin * across, shift * across - 1], 1),
+        top=(own @ top + 0.5) * down - 1,
+        bottom=(own @ (top + high) - 0.5) * down - 1,
+        left=(left + 0.5) * across - 1,
+        right=(left + wide - 0.5) * across - 1,
+    )
+
+
+def _place(strips: _Strips, begin: int, down: Tensor, across: Tensor) -> None:
+    """Write into `down` and `across` (K, H, W) where pixels of the K pictures from row `begin` on come from."""
+    rows, *tables, top, bottom, left, right = (table[begin : begin + len(down)] for table in strips)
+    own = rows[:, :, rows.shape[2] // 2 :]
+    edges = (top, bottom), (own @ left, own @ right)
+    lost = torch.zeros_like(down, dtype=torch.bool)
+    for out, table, (low, high), side in zip((down, across), tables, edges, down.shape[1:], strict=True):
+        place = rows @ table
+        # no further out than the middles of the outermost pixels, or a neighbour would shine in
+        out.copy_(place.maximum(low).minimum(high))
+        # half a pixel further a block ends
+        lost |= place.sub_(out).abs_() > 1 / side
+    down.masked_fill_(lost, OUTSIDE)
 
 
 def _lengths(shares: Tensor, side: int) -> Tensor:
