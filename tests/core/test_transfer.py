@@ -7,7 +7,7 @@ from casemate.core.errors import NotApplicable
 from casemate.core.registry import find
 from casemate.core.target import GradientOracle
 from casemate.core.threat import Lp, Misclassify, NeverReached
-from casemate.core.transfer import Sight, blurred, gradient, scaled, shrunk, shuffled
+from casemate.core.transfer import Sight, blurred, diverse, gradient, scaled, shuffled
 from casemate.ops.blocks import draws_of, rearranged
 from casemate.ops.rng import rows
 from conformance.models import conv, mlp
@@ -59,17 +59,6 @@ def test_unknown_views_are_refused(views):
         find("evasion.ni_fgsm").validate({"views": views})
 
 
-def test_shrinking_is_interpolation_and_black_around():
-    x = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    found = shrunk(x, torch.tensor([0.75, 0.5]), torch.tensor([0.0, 0.99]), torch.tensor([0.5, 0.0]))
-    # 6 pixels, at the top, 1 of 0 .. 2 from the left; 4 pixels, at the bottom left
-    for row, (side, top, left) in enumerate([(6, 0, 1), (4, 4, 0)]):
-        expected = torch.zeros(3, 8, 8, dtype=torch.float64)
-        small = torch.nn.functional.interpolate(x[row : row + 1], size=(side, side), mode="bilinear")[0]
-        expected[:, top : top + side, left : left + side] = small
-        torch.testing.assert_close(found[row], expected)
-
-
 def test_a_blur_is_the_outer_product_of_its_weights():
     """Three weights at -3, 0, 3 deviations: exp(-4.5), 1, exp(-4.5) over their sum."""
     point = torch.zeros(1, 1, 5, 5, dtype=torch.float64)
@@ -90,6 +79,17 @@ def test_the_gradient_over_copies_is_that_of_their_mean_loss():
     torch.testing.assert_close(grad, expected)
     torch.testing.assert_close(value, loss.detach())
     assert oracle.ledger.gradients.tolist() == [3] * len(z)
+
+
+@pytest.mark.parametrize(
+    "look", [diverse(0.5, 0.6), scaled(3), shuffled(2, 2, 24.0)], ids=["smaller", "darker", "blocks"]
+)
+def test_gradients_go_back_the_way_that_a_picture_came(look):
+    """The ways are linear in the picture, so <J dx, g> = <dx, J^T g> for all dx and g."""
+    dx, g = torch.rand(2, 9, 2, 6, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    for shown in look(dx, rows(0, len(dx))):
+        back = (dx * shown.back(g)).sum((1, 2, 3))
+        torch.testing.assert_close((shown.picture * g).sum((1, 2, 3)), back)
 
 
 def test_copies_in_blocks_are_each_a_fresh_draw_of_its_own_row():

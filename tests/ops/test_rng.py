@@ -120,3 +120,10 @@ def test_batches_follow_their_generator_and_need_rows():
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert batches(0, 4, 5, generator(3)) == []
     assert batches(9, 4, 0, generator(3)) == []
+
+
+@pytest.mark.parametrize("shape", [(4,), (3, 7)], ids=str)
+def test_a_rows_numbers_are_those_of_its_generator(shape):
+    for i in range(3):
+        assert torch.equal(rows(5, 3).uniform(*shape)[i], torch.rand(shape, generator=generator(5, i)))
+        assert torch.equal(rows(5, 3).normal(*shape)[i], torch.randn(shape, generator=generator(5, i)))

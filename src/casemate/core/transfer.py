@@ -22,6 +22,7 @@ from casemate.core.errors import NotApplicable
 from casemate.core.target import GradientOracle
 from casemate.core.threat import Goal, Loss
 from casemate.ops.blocks import draws_of, looked_up, origins
+from casemate.ops.resizing import squeezing
 from casemate.ops.rng import RowGenerator
 
 PROBABILITY, SMALLEST, KERNEL, COPIES = 0.5, 0.85, 7, 5
@@ -91,13 +92,14 @@ def gradient(
     Returns:
         The mean loss over the copies (N,), and its gradient (N, *S).
     """
-    values, total = [], torch.zeros_like(x)
+    values: list[Tensor] = []
+    grad = x.new_zeros(())
     for copy in _shown(Shown(x.detach(), lambda slope: slope), seen.looks, rng):
         found = oracle.gradient(copy.picture, goal, loss)
         values.append(found.loss)
         # the oracle counts the passes through the model; the way back through the views costs none
-        total += copy.back(found.grad)
-    grad = total / len(values)
+        grad = grad + copy.back(found.grad)
+    grad = grad / len(values)
     for blur in seen.blurs:
         grad = blur(grad)
     return torch.stack(values).mean(0), grad
@@ -127,50 +129,11 @@ def diverse(probability: float, smallest: float) -> Look:
         chance, *draws = rng.uniform(4).to(x).unbind(1)
         rows = (chance < probability).nonzero().flatten()
         share, top, left = (draw[rows] for draw in draws)
-        down, across = _squeezing(x, smallest + (1 - smallest) * share, top, left)
+        down, across = squeezing(x, smallest + (1 - smallest) * share, top, left)
         picture = x.index_copy(0, rows, down @ x.index_select(0, rows) @ across.mT)
         return [Shown(picture, lambda g: g.index_copy(0, rows, down.mT @ g.index_select(0, rows) @ across))]
 
     return look
-
-
-def shrunk(x: Tensor, share: Tensor, top: Tensor, left: Tensor) -> Tensor:
-    """Resize pictures (N, C, H, W) to a `share` of their sides and put them on black.
-
-    The paper enlarges pictures to as many pixels as the padded ones have. A net of a fixed input size
-    takes none that are larger, so here they shrink.
-
-    Args:
-        x: pictures.
-        share: of each side, (N,) in (0, 1]; sides are rounded to whole pixels.
-        top: where the picture lies between the upper and the lower edge, (N,) in [0, 1).
-        left: likewise between the left and the right edge.
-
-    Returns:
-        Pictures of the old size; bilinear, black around.
-    """
-    down, across = _squeezing(x, share, top, left)
-    return down @ x @ across.mT
-
-
-def _squeezing(x: Tensor, share: Tensor, top: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:
-    """Matrices (N, 1, H, H) and (N, 1, W, W) for the two sides of pictures (see `shrunk`)."""
-    down, across = (
-        _interpolating(side, (share * side).round().clamp(min=1).to(x), place.to(x))[:, None]
-        for side, place in ((x.shape[2], top), (x.shape[3], left))
-    )
-    return down, across
-
-
-def _interpolating(side: int, length: Tensor, place: Tensor) -> Tensor:
-    """Matrices (N, side, side) that squeeze a side into `length` pixels (N,) at a place in [0, 1)."""
-    pixel = torch.arange(side, dtype=length.dtype, device=length.device)
-    offset = (place * (side - length + 1)).floor()
-    source = (pixel + 0.5 - offset[:, None]) * (side / length)[:, None]
-    inside = ((source >= 0) & (source <= side)).to(length)
-    # each new pixel mixes the two whose middles lie around it; at the edge there is only one
-    nearness = 1 - ((source - 0.5).clamp(0, side - 1)[:, :, None] - pixel).abs()
-    return nearness.clamp(min=0) * inside[:, :, None]
 
 
 def scaled(copies: int) -> Look:
@@ -189,18 +152,22 @@ def shuffled(copies: int, blocks: int, degrees: float) -> Look:
         _pictures(x, "bsr")
         draws = rng.uniform(copies, draws_of(blocks)).to(x)
         for grid in origins(draws, (x.shape[2], x.shape[3]), blocks, degrees):
-            z = x.detach().requires_grad_()
-            with torch.enable_grad():
-                picture = looked_up(z, grid)
-            yield Shown(picture.detach(), partial(_through, z, picture))
+            yield traced(partial(looked_up, grid=grid), x)
 
     return look
 
 
-def _through(z: Tensor, picture: Tensor, slope: Tensor) -> Tensor:
-    """Bring a gradient back through torch's own graph."""
-    (back,) = torch.autograd.grad(picture, z, slope)
-    return back
+def traced(alter: Callable[[Tensor], Tensor], x: Tensor) -> Shown:
+    """Show a picture altered in any way: the way back leads through torch's graph."""
+    z = x.detach().requires_grad_()
+    with torch.enable_grad():
+        picture = alter(z)
+
+    def back(slope: Tensor) -> Tensor:
+        (found,) = torch.autograd.grad(picture, z, slope)
+        return found
+
+    return Shown(picture.detach(), back)
 
 
 def blurred(kernel: int) -> Blur:

@@ -97,6 +97,7 @@ def _strips(draws: Tensor, height: int, width: int, n: int, degrees: float) -> _
     """Cut, shuffle and turn, by draws (M, 2n + 3n^2)."""
     cut, order, cuts, orders, turns = draws.split([n, n, n * n, n * n, n * n], 1)
     strip, *strips = _laid(_lengths(cut, height), order.argsort(1), height)
+    first, tall = (part.gather(1, strip)[:, :, None] for part in strips[:2])
     top, high, y = (part[:, :, None] for part in strips)
     cuts, orders, turns = (part.unflatten(1, (n, n)) for part in (cuts, orders, turns))
     block, *blocks = _laid(_lengths(cuts, width), orders.argsort(2), width)
@@ -114,8 +115,8 @@ def _strips(draws: Tensor, height: int, width: int, n: int, degrees: float) -> _
         rows=torch.cat([own * v[:, None], own], 2),
         down=torch.cat([cos * down, fall * down - 1], 1),
         across=torch.cat([sin * across, shift * across - 1], 1),
-        top=(own @ top + 0.5) * down - 1,
-        bottom=(own @ (top + high) - 0.5) * down - 1,
+        top=(first + 0.5) * down - 1,
+        bottom=(first + tall - 0.5) * down - 1,
         left=(left + 0.5) * across - 1,
         right=(left + wide - 0.5) * across - 1,
     )
@@ -126,14 +127,15 @@ def _place(strips: _Strips, begin: int, down: Tensor, across: Tensor) -> None:
     rows, *tables, top, bottom, left, right = (table[begin : begin + len(down)] for table in strips)
     own = rows[:, :, rows.shape[2] // 2 :]
     edges = (top, bottom), (own @ left, own @ right)
-    lost = torch.zeros_like(down, dtype=torch.bool)
-    for out, table, (low, high), side in zip((down, across), tables, edges, down.shape[1:], strict=True):
+    places, far = [], []
+    for table, (low, high), side in zip(tables, edges, down.shape[1:], strict=True):
         place = rows @ table
         # no further out than the middles of the outermost pixels, or a neighbour would shine in
-        out.copy_(place.maximum(low).minimum(high))
+        places.append(place.maximum(low).minimum(high))
         # half a pixel further a block ends
-        lost |= place.sub_(out).abs_() > 1 / side
-    down.masked_fill_(lost, OUTSIDE)
+        far.append(place.sub_(places[-1]).abs_() > 1 / side)
+    down.copy_(places[0].masked_fill_(far[0] | far[1], OUTSIDE))
+    across.copy_(places[1])
 
 
 def _lengths(shares: Tensor, side: int) -> Tensor:
@@ -151,6 +153,9 @@ def _laid(lengths: Tensor, order: Tensor, side: int) -> tuple[Tensor, Tensor, Te
     placed = lengths.gather(-1, order)
     ends = placed.cumsum(-1)
     pixel = torch.arange(side, dtype=lengths.dtype, device=lengths.device)
-    position = (pixel[:, None] >= ends[..., None, :]).sum(-1)
+    # in a loop: libraries are slow at sums over so few
+    position = torch.zeros_like(order[..., :1])
+    for end in ends.unbind(-1):
+        position = position + (pixel >= end[..., None])
     begins = torch.zeros_like(ends).scatter(-1, order, ends - placed)
     return order.gather(-1, position), lengths.cumsum(-1) - lengths, lengths, begins

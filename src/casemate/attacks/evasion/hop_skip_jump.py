@@ -53,7 +53,7 @@ def hop_skip_jump(
     steps: Annotated[int, Ge(1)] = 64,
     initial_evals: Annotated[int, Ge(1)] = 100,
     max_evals: Annotated[int, Ge(1)] = 10_000,
-    starts: Annotated[int, Ge(1)] = 100,
+    starts: Annotated[int, Ge(1)] = 1000,
     rng: RowGenerator,
     tick: Tick = ignore,
 ) -> Tensor:
@@ -72,7 +72,7 @@ def hop_skip_jump(
         steps: number of jumps.
         initial_evals: probes at the first step, growing with the square root of the step.
         max_evals: most probes at one step.
-        starts: uniform noise images tried per row until one reaches the goal.
+        starts: uniform noise images tried per row until one reaches the goal; the authors try 10,000.
         rng: source of starts and probes, one stream per row.
         tick: called after each start that is tried and each step, with the mean distance and the
             number of rows that are not in the ball.
@@ -87,7 +87,7 @@ def hop_skip_jump(
     # one query is kept for the last question
     search = budget if budget.queries is None else budget.model_copy(update={"queries": budget.queries - 1})
     rows, x, oracle, goal, rng = keep(stand, rows, x, oracle, goal, rng)
-    point, found = _start(oracle, x, goal, search, starts, rng, lambda i: tick(i, starts + steps, {}))
+    point, found = _start(oracle, x, goal, search, starts, rng, lambda: tick(0, steps, {}))
     rows, x, point, oracle, goal, rng = keep(found, rows, x, point, oracle, goal, rng)
     probe = torch.full_like(size(x, "linf"), FIRST_PROBE)
     if budget.norm == "linf":
@@ -113,7 +113,7 @@ def hop_skip_jump(
         point = _to_boundary(oracle, x, jumped, goal, search)
         nearer = size(point - x, budget.norm) < size(best - x, budget.norm)
         best = torch.where(per_row(nearer, x), point, best)
-        tick(starts + step + 1, starts + steps, {"distance": far.mean().item(), "standing": len(rows)})
+        tick(step + 1, steps, {"distance": far.mean().item(), "standing": len(rows)})
     result[rows] = best
     return within(_beyond(*whole, result, budget), whole[1], budget)
 
@@ -146,12 +146,12 @@ def _start(
     budget: Lp,
     starts: int,
     rng: RowGenerator,
-    tried: Callable[[int], None],
+    tried: Callable[[], None],
 ) -> tuple[Tensor, Tensor]:
     """Look for noise that reaches the goal: points (N, *S), and which rows have one, (N,) bool."""
     point = x.clone()
     missing = torch.ones(len(x), dtype=torch.bool, device=x.device)
-    for i in range(starts):
+    for _ in range(starts):
         rows = (missing & (_left(oracle, budget, x) > 0)).nonzero().flatten()
         if not len(rows):
             break
@@ -159,7 +159,7 @@ def _start(
         hit = oracle[rows].succeeds(noise, goal[rows])
         point[rows[hit]] = noise[hit]
         missing[rows[hit]] = False
-        tried(i + 1)
+        tried()
     return point, ~missing
 
 

@@ -1,5 +1,6 @@
 """Adversarial examples that fool people who see them for a moment: an ensemble behind a retina."""
 
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -11,7 +12,7 @@ from casemate.core.registry import Cost, Paper, evasion
 from casemate.core.target import GradientOracle
 from casemate.core.threat import Goal, Loss, Lp
 from casemate.core.tick import Tick, ignore
-from casemate.core.transfer import Sight, gradient
+from casemate.core.transfer import Sight, gradient, traced
 from casemate.ops.norms import project
 from casemate.ops.rng import RowGenerator
 
@@ -70,7 +71,7 @@ def human(
     """
     # the paper's steps do not add up to eps exactly either; twice the way lets pixels turn back
     alpha = 2 * budget.radius / steps if step_size is None else step_size
-    seen = Sight(looks=(lambda picture, rng: [retina(picture, blur)],))
+    seen = Sight(looks=(lambda picture, rng: [traced(partial(retina, blur=blur), picture)],))
     x_adv = x.clone()
     for step in range(steps):
         value, grad = gradient(oracle, x_adv, goal, loss, rng, seen)
