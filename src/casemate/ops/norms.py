@@ -256,13 +256,13 @@ def _project_l1_box(x_adv: Tensor, x: Tensor, eps: float | Tensor) -> Tensor:
     below it (Croce & Hein 2021, "Mind the box", proposition 2.1).
     """
     delta = (x_adv - x).flatten(1)
-    flat = x.flatten(1)
+    flat, sizes = x.flatten(1), delta.abs()
     radius = eps[:, None] if isinstance(eps, Tensor) else eps
     room = torch.where(delta > 0, 1 - flat, flat)
-    kept = (delta.abs() - _threshold(delta.abs(), room, radius)).clamp(min=0).minimum(room)
+    kept = (sizes - _threshold(sizes, room, radius)).clamp_(min=0).minimum(room)
     # float32 sums of many terms drift: pull back what rounding put over the radius
     kept = kept * (radius / nonzero(kept.sum(1, keepdim=True))).clamp(max=1)
-    return (flat + kept * delta.sign()).view_as(x).clamp(0, 1)
+    return (flat + kept.copysign(delta)).view_as(x).clamp_(0, 1)
 
 
 def _threshold(sizes: Tensor, room: Tensor, radius: float | Tensor) -> Tensor:
@@ -282,10 +282,13 @@ def _threshold(sizes: Tensor, room: Tensor, radius: float | Tensor) -> Tensor:
         left = sizes - t
         kept = left.clamp(min=0).minimum(room)
         over = kept.sum(1, keepdim=True) - radius
-        falling = kept.eq(left).sum(1, keepdim=True)
-        low, high = torch.where(over > 0, t, low), torch.where(over > 0, high, t)
-        newton = t + over / nonzero(falling)
-        inside = (falling > 0) & (newton >= low) & (newton <= high) & ((newton - t).abs() <= stride / 2)
+        # in floating point: torch takes several times as long for comparisons that give booleans
+        falling = kept.eq_(left).sum(1, keepdim=True)
+        outside = over > 0
+        low, high = torch.where(outside, t, low), torch.where(outside, high, t)
+        # where nothing falls the step is infinite or no number, and so is not taken
+        newton = t + over / falling
+        inside = (newton >= low) & (newton <= high) & ((newton - t).abs() <= stride / 2)
         # a row that has arrived stays, so that its last bits do not depend on its neighbours
         last, t = t, torch.where(still, t, torch.where(inside, newton, (low + high) / 2))
         stride = (t - last).abs()
