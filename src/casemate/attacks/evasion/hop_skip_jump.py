@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from itertools import accumulate
 from typing import Annotated
 
 import torch
@@ -74,7 +75,7 @@ def hop_skip_jump(
         max_evals: most probes at one step.
         starts: uniform noise images tried per row until one reaches the goal; the authors try 10,000.
         rng: source of starts and probes, one stream per row.
-        tick: called after each start that is tried and each step, with the mean distance and the
+        tick: called after each start that is tried and each step, told in probes, with the mean distance and the
             number of rows that are not in the ball.
 
     Returns:
@@ -83,11 +84,13 @@ def hop_skip_jump(
     """
     x = x.detach()
     whole, result, rows = (oracle, x, goal), x.clone(), torch.arange(len(x), device=x.device)
+    plan = (_probes(initial_evals, max_evals, step) for step in range(steps))
+    planned = list(accumulate(plan, initial=starts))
     stand = ~oracle.succeeds(x, goal)
     # one query is kept for the last question
     search = budget if budget.queries is None else budget.model_copy(update={"queries": budget.queries - 1})
     rows, x, oracle, goal, rng = keep(stand, rows, x, oracle, goal, rng)
-    point, found = _start(oracle, x, goal, search, starts, rng, lambda: tick(0, steps, {}))
+    point, found = _start(oracle, x, goal, search, starts, rng, lambda i: tick(i, planned[-1], {}))
     rows, x, point, oracle, goal, rng = keep(found, rows, x, point, oracle, goal, rng)
     probe = torch.full_like(size(x, "linf"), FIRST_PROBE)
     if budget.norm == "linf":
@@ -113,7 +116,7 @@ def hop_skip_jump(
         point = _to_boundary(oracle, x, jumped, goal, search)
         nearer = size(point - x, budget.norm) < size(best - x, budget.norm)
         best = torch.where(per_row(nearer, x), point, best)
-        tick(step + 1, steps, {"distance": far.mean().item(), "standing": len(rows)})
+        tick(planned[step + 1], planned[-1], {"distance": far.mean().item(), "standing": len(rows)})
     result[rows] = best
     return within(_beyond(*whole, result, budget), whole[1], budget)
 
@@ -146,12 +149,12 @@ def _start(
     budget: Lp,
     starts: int,
     rng: RowGenerator,
-    tried: Callable[[], None],
+    tried: Callable[[int], None],
 ) -> tuple[Tensor, Tensor]:
     """Look for noise that reaches the goal: points (N, *S), and which rows have one, (N,) bool."""
     point = x.clone()
     missing = torch.ones(len(x), dtype=torch.bool, device=x.device)
-    for _ in range(starts):
+    for i in range(starts):
         rows = (missing & (_left(oracle, budget, x) > 0)).nonzero().flatten()
         if not len(rows):
             break
@@ -159,7 +162,7 @@ def _start(
         hit = oracle[rows].succeeds(noise, goal[rows])
         point[rows[hit]] = noise[hit]
         missing[rows[hit]] = False
-        tried()
+        tried(i + 1)
     return point, ~missing
 
 
