@@ -126,9 +126,9 @@ def diverse(probability: float, smallest: float) -> Look:
 
     def look(x: Tensor, rng: RowGenerator) -> list[Shown]:
         _pictures(x, "di")
-        chance, *draws = rng.uniform(4).to(x).unbind(1)
-        rows = (chance < probability).nonzero().flatten()
-        share, top, left = (draw[rows] for draw in draws)
+        draws = rng.uniform(4).to(x)
+        rows = (draws[:, 0] < probability).nonzero().flatten()
+        _, share, top, left = draws.index_select(0, rows).unbind(1)
         down, across = squeezing(x, smallest + (1 - smallest) * share, top, left)
         picture = x.index_copy(0, rows, down @ x.index_select(0, rows) @ across.mT)
         return [Shown(picture, lambda g: g.index_copy(0, rows, down.mT @ g.index_select(0, rows) @ across))]

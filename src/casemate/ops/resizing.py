@@ -25,11 +25,14 @@ def shrunk(x: Tensor, share: Tensor, top: Tensor, left: Tensor) -> Tensor:
 
 def squeezing(x: Tensor, share: Tensor, top: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:
     """Matrices (N, 1, H, H) and (N, 1, W, W) for the two sides of pictures (see `shrunk`)."""
-    down, across = (
-        _interpolating(side, (share * side).round().clamp(min=1).to(x), place.to(x))[:, None]
-        for side, place in ((x.shape[2], top), (x.shape[3], left))
-    )
-    return down, across
+    lengths = [(share * side).round().clamp(min=1).to(x) for side in x.shape[2:]]
+    places = [top.to(x), left.to(x)]
+    if x.shape[2] == x.shape[3]:
+        # small tensors: one call costs little more for two sides than for one
+        down, across = _interpolating(x.shape[2], torch.cat(lengths), torch.cat(places)).chunk(2)
+    else:
+        down, across = map(_interpolating, x.shape[2:], lengths, places)
+    return down[:, None], across[:, None]
 
 
 def _interpolating(side: int, length: Tensor, place: Tensor) -> Tensor:
@@ -39,5 +42,5 @@ def _interpolating(side: int, length: Tensor, place: Tensor) -> Tensor:
     source = (pixel + 0.5 - offset[:, None]) * (side / length)[:, None]
     inside = ((source >= 0) & (source <= side)).to(length)
     # each new pixel mixes the two whose middles lie around it; at the edge there is only one
-    nearness = 1 - ((source - 0.5).clamp(0, side - 1)[:, :, None] - pixel).abs()
-    return nearness.clamp(min=0) * inside[:, :, None]
+    away = ((source - 0.5).clamp_(0, side - 1)[:, :, None] - pixel).abs_()
+    return away.neg_().add_(1).clamp_(min=0).mul_(inside[:, :, None])
