@@ -99,13 +99,15 @@ SCENES: dict[str, Scene] = {
         rate=1.0,
         params={"eps": 0.25, "steps": 30},
     ),
-    # how much is lost differs from one crafting to another: 21 points on average of three in one trial, 44 in another
+    # how much is lost differs from one victim to another: 21 points on average of three in one trial, 44 in another, and
+    # of three victims the interval reaches from 3 to 38 points; hence six
     "poisoning.error_minimising": TrainingScene(
         title="All digits moved by 0.25 to where a model in training has least loss, labels kept",
         bar=Bar("accuracy_drop", at_least=0.1, gap=0.08),
         recipe=digit_recipe,
         data=digits,
         rate=1.0,
+        repeats=6,
         params={"eps": 0.25},
     ),
     # the paper's poisons may leave the box and are strong at 3%; in the box, where pictures are, 3 to 10% did
