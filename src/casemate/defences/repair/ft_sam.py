@@ -1,0 +1,166 @@
+"""Fine-tuning with sharpness-aware minimisation."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Annotated
+
+import torch
+from annotated_types import Ge, Gt, Le, Lt
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from casemate.core.data import Samples
+from casemate.core.errors import NotApplicable
+from casemate.core.recipe import one_cycle
+from casemate.core.registry import Paper, repair
+from casemate.core.target import Classifier
+from casemate.core.tick import Tick, ignore
+from casemate.ops.rng import seeded
+from casemate.ops.shifts import shifted
+
+ZHU = Paper(
+    "Enhancing fine-tuning based backdoor defense with sharpness-aware minimization",
+    "Zhu, Wei, Shen, Fan, Wu",
+    2023,
+    "https://arxiv.org/abs/2304.11823",
+)
+BATCH = 64  # 256 in the paper, which has ten times as many clean rows
+
+
+@repair(papers=(ZHU,), known_as=("FT-SAM", "sharpness-aware fine-tuning"))
+def ft_sam(
+    model: Classifier,
+    clean: Samples,
+    /,
+    *,
+    rho: Annotated[float, Ge(0)] = 2.0,
+    epochs: Annotated[int, Ge(1)] = 100,
+    kept: Annotated[float, Ge(0), Le(1)] = 0.8,
+    smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0,
+    shift: Annotated[int, Ge(0)] = 2,
+    lr: Annotated[float, Gt(0)] = 0.02,
+    rng: Generator,
+    tick: Tick = ignore,
+) -> Classifier:
+    """Fine-tune on clean data so that the loss stays low however weights move in proportion to their size.
+
+    Plain fine-tuning leaves the large weights of backdoored neurons as they are: on clean data the loss is
+    low there already. Here each step descends by the gradient at the worst weights nearby, w + rho T^2 g /
+    ||T g|| for the gradient g and T = diag|w|, the maximiser of the linearised loss over ||T^-1 e|| <= rho.
+    Large weights move the most, so that training makes them small.
+
+    Args:
+        model: classifier to be mended; it stays as it is.
+        clean: data that the defender trusts, some hundred rows.
+        rho: l2 norm of the changes of all weights, each as a share of its weight; 0 is plain fine-tuning.
+        epochs: passes over `clean`.
+        kept: share of the given model's own probabilities in what is learnt, in [0, 1]; the rest are labels.
+        smoothing: share of a label that is spread over all classes, in [0, 1).
+        shift: pixels by which images are moved at random, at most; other inputs stay.
+        lr: peak learning rate (SGD with a momentum of 0.9).
+        rng: source of the order of the rows, shifts and dropout.
+        tick: called after each pass with the loss at the worst weights.
+
+    Returns:
+        The mended classifier, a copy.
+
+    Raises:
+        NotApplicable: the model has no gradients, or there are fewer than two rows.
+    """
+    if not model.differentiable or len(clean) < 2:
+        raise NotApplicable("FT-SAM needs a net with gradients and at least two clean rows")
+    net = copy.deepcopy(model.net).train().requires_grad_(True)
+    net.zero_grad(set_to_none=True)
+    student, weights = replace(model, net=net), [p for p in net.parameters() if p.is_floating_point()]
+    optimizer = torch.optim.SGD(weights, lr=lr, momentum=0.9, weight_decay=5e-4)
+    moves = shift if len(clean.shape) == 3 else 0
+    with seeded(int(torch.randint(2**62, (), generator=rng)), clean.x.device):
+        for epoch in range(epochs):
+            order = torch.randperm(len(clean), generator=rng).to(clean.y.device)
+            # parts of equal length: batch normalisation cannot train on one row
+            parts = order.tensor_split(-(-len(clean) // BATCH))
+            for i, rows in enumerate(parts):
+                for group in optimizer.param_groups:
+                    group["lr"] = lr * one_cycle((epoch + i / len(parts)) / epochs)
+                x = shifted(clean.x[rows], moves, rng) if moves else clean.x[rows]
+                labels = F.one_hot(clean.y[rows], model.classes)
+                aims = (1 - smoothing) * labels + smoothing / model.classes
+                aims = (1 - kept) * aims + kept * model.predict(x).softmax(1)
+                loss = sharp_gradient(student, weights, x, aims, rho)
+                optimizer.step()
+            tick(epoch + 1, epochs, {"loss": float(loss)})
+    net.eval().zero_grad(set_to_none=True)
+    for weight, own in zip(net.parameters(), model.net.parameters(), strict=True):
+        weight.requires_grad_(own.requires_grad)
+    return student
+
+
+def sharp_gradient(
+    model: Classifier, weights: Sequence[Tensor], x: Tensor, aims: Tensor, rho: float
+) -> Tensor:
+    """Set the gradients of weights to those of the loss at the worst weights nearby; the weights stay.
+
+    Args:
+        model: classifier whose net is in training mode.
+        weights: its parameters, of any shapes.
+        x: rows (B, *S).
+        aims: probabilities (B, K) that are to be learnt.
+        rho: l2 norm of all changes, each as a share of its weight.
+
+    Returns:
+        The loss there, a scalar in nats.
+    """
+    with torch.enable_grad():
+        loss = F.cross_entropy(model.logits(x), aims)
+        grads = torch.autograd.grad(loss, weights, allow_unused=True)
+    there = worst(weights, grads, rho)
+    with _moved(weights, there), _blind(model.net), torch.enable_grad():
+        loss = F.cross_entropy(model.logits(x), aims)
+        grads = torch.autograd.grad(loss, weights, allow_unused=True)
+    for weight, grad in zip(weights, grads, strict=True):
+        weight.grad = grad
+    return loss.detach()
+
+
+def worst(weights: Sequence[Tensor], grads: Sequence[Tensor | None], rho: float) -> list[Tensor]:
+    """Maximise the linearised loss over changes e of all weights with ||e / w|| <= rho, and add the maximiser.
+
+    That is rho w^2 g / ||w g||, value by value, with one norm over all weights.
+    """
+    scaled = [torch.zeros_like(w) if g is None else w.detach() * g for w, g in zip(weights, grads, strict=True)]
+    peak = torch.stack([s.abs().max() for s in scaled if s.numel()]).max()
+    if not peak > 0:
+        return [w.detach().clone() for w in weights]
+    # by the largest value first: squares of small gradients underflow
+    scaled = [s / peak for s in scaled]
+    norm = torch.stack([s.norm() for s in scaled]).norm()
+    return [w.detach() * (1 + rho * s / norm) for w, s in zip(weights, scaled, strict=True)]
+
+
+@contextmanager
+def _moved(weights: Sequence[Tensor], there: Sequence[Tensor]) -> Iterator[None]:
+    """Put weights elsewhere for the time being."""
+    here = [w.detach().clone() for w in weights]
+    try:
+        with torch.no_grad():
+            torch._foreach_copy_(list(weights), list(there))
+        yield
+    finally:
+        with torch.no_grad():
+            torch._foreach_copy_(list(weights), here)
+
+
+@contextmanager
+def _blind(net: nn.Module) -> Iterator[None]:
+    """Let normalisation use batches and remember nothing: running statistics are those of the weights themselves."""
+    norms = [m for m in net.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True

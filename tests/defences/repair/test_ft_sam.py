@@ -1,0 +1,80 @@
+"""FT-SAM: one step in closed form, the worst weights by brute force, and normalisation that forgets them."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from casemate.core.data import Samples
+from casemate.core.errors import NotApplicable
+from casemate.core.target import Classifier
+from casemate.defences.repair.ft_sam import ft_sam, sharp_gradient, worst
+from casemate.ops.rng import generator
+
+
+def test_the_worst_weights_maximise_the_linearised_loss() -> None:
+    """w = (2, -1), g = (1, 4): T g = (2, 4) in size, T^2 g = (4, 4), ||T g|| = sqrt(20).
+
+    For rho = 0.5 the changes are 2 / sqrt(20) of both, and no other of 20,000 on the surface raises
+    g e as much as g e = rho ||T g||.
+    """
+    w, g = torch.tensor([2.0, -1.0]), torch.tensor([1.0, 4.0])
+    # the two weights are one parameter each: the norm is over all of them
+    there = torch.cat(worst([w[:1], w[1:]], [g[:1], g[1:]], 0.5))
+    torch.testing.assert_close(there - w, torch.full((2,), 2 / 20**0.5))
+    angle = torch.linspace(0, 2 * torch.pi, 20_000)
+    surface = 0.5 * torch.stack([angle.cos(), angle.sin()], dim=1) * w
+    assert g @ (there - w) >= (surface @ g).max() - 1e-5
+    torch.testing.assert_close(g @ (there - w), torch.tensor(0.5 * 20**0.5))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-25], ids=["usual", "tiny"])
+def test_the_worst_weights_do_not_depend_on_the_size_of_the_gradient(scale: float) -> None:
+    w, g = torch.tensor([2.0, -1.0]), torch.tensor([1.0, 4.0])
+    torch.testing.assert_close(worst([w], [scale * g], 0.5)[0], w + 2 / 20**0.5)
+    assert torch.equal(worst([w], [0 * g], 0.5)[0], w)
+    assert torch.equal(worst([w], [None], 0.5)[0], w)
+
+
+def two_logits(w: float) -> Classifier:
+    """Logits (w x, 0) for one value x."""
+    net = nn.Linear(1, 2)
+    with torch.no_grad():
+        net.weight.copy_(torch.tensor([[w], [0.0]]))
+        net.bias.zero_()
+    return Classifier(net, 2, (1,))
+
+
+def test_the_gradient_of_a_logistic_loss_is_taken_at_the_worst_weight() -> None:
+    """x = 1 of class 0: loss log(1 + exp(-w)), gradient -s(-w) by w with s the logistic function.
+
+    Only w itself is not zero, so that T g = w g and the worst weight is w (1 - rho). The gradient there is
+    -s(-w (1 - rho)); at the other weights, which do not move, it is s(-w (1 - rho)) by the second and the
+    same by the biases.
+    """
+    w, rho = 1.5, 0.4
+    model = two_logits(w)
+    weights = list(model.net.parameters())
+    loss = sharp_gradient(model, weights, torch.ones(1, 1), torch.tensor([[1.0, 0.0]]), rho)
+    pull = 1 / (1 + torch.tensor(w * (1 - rho)).exp())
+    torch.testing.assert_close(loss, -(1 - pull).log())
+    expected = torch.stack([-pull, pull])
+    torch.testing.assert_close(weights[0].grad, expected[:, None])
+    torch.testing.assert_close(weights[1].grad, expected)
+    assert model.net.weight[0, 0] == w
+
+
+def test_normalisation_forgets_the_worst_weights() -> None:
+    """After a pass the running mean is that of the weights themselves, (1 - 0.1) 0 + 0.1 mean(w x)."""
+    net = nn.Sequential(nn.Linear(1, 2, bias=False), nn.BatchNorm1d(2), nn.Linear(2, 2)).train()
+    x = torch.rand(8, 1, generator=generator(0))
+    expected = 0.1 * net[0](x).mean(0).detach()
+    aims = torch.tensor([[1.0, 0.0]]).expand(8, 2)
+    sharp_gradient(Classifier(net, 2, (1,)), list(net.parameters()), x, aims, 5.0)
+    torch.testing.assert_close(net[1].running_mean, expected)
+    assert net[1].num_batches_tracked == 1
+    assert net[1].track_running_stats
+
+
+def test_models_without_gradients_and_data_without_rows_are_refused() -> None:
+    with pytest.raises(NotApplicable, match="two clean rows"):
+        ft_sam(two_logits(1.0), Samples(torch.ones(1, 1), torch.zeros(1, dtype=torch.int64), 2), rng=generator(0))
