@@ -156,8 +156,9 @@ def test_screenings_that_are_blind_to_backdoors_are_not_tried_against_them():
         "training.abl",
         "repair.fine_pruning",
         "repair.i_bau",
+        "repair.ft_sam",
     } <= set(tried)
-    assert not {"screening.high_loss", "screening.deep_knn", "screening.epic", "training.dpa"} & set(tried)
+    assert not {"screening.high_loss", "screening.deep_knn", "training.dpa"} & set(tried)
     assert candidates(find("screening.strip")) == [find("screening.strip")]
     assert candidates(find("training.trades")) == []
 

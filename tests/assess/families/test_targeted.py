@@ -143,12 +143,12 @@ def test_victims_from_scratch_are_trained_on_what_a_screening_keeps(tmp_path, mo
         trained.append([(len(data), seed) for _, data, seed in jobs])
         return [Classifier(net(5), 5, (6,)) for _ in jobs]
 
-    known = find("screening.epic")
+    known = find("screening.deep_knn")
     entry = Entry(**{**vars(known), "run": lambda model, data, **_: data.y > 0})
     monkeypatch.setattr(targeted, "find", lambda name: entry)
     stand = replace(bench(tmp_path), train_many=note)
     case = Case(
-        method="targeted.influence", version=1, data="six values", rows=2, defences=("screening.epic",)
+        method="targeted.influence", version=1, data="six values", rows=2, defences=("screening.deep_knn",)
     )
     sets = [rows(200, 0, 5), rows(100, 1, 5)]
     targeted._defended(case, stand, stand.recipe, sets, [7, 8], ignore)
@@ -158,7 +158,7 @@ def test_victims_from_scratch_are_trained_on_what_a_screening_keeps(tmp_path, mo
 def test_victims_with_frozen_features_are_not_screened(tmp_path):
     case = Case(
         method="targeted.influence", version=1, data="six values", rows=20,
-        budget=Tampering(poisons=3, eps=0.1, per_class=20), defences=("screening.epic",),
+        budget=Tampering(poisons=3, eps=0.1, per_class=20), defences=("screening.deep_knn",),
     )  # fmt: skip
     with pytest.raises(NotApplicable, match="from scratch"):
         measure(fake(copies), case, bench(tmp_path), ignore)
