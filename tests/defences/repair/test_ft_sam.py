@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from casemate.core.data import Samples
 from casemate.core.errors import NotApplicable
@@ -75,6 +75,32 @@ def test_normalisation_forgets_the_worst_weights() -> None:
     assert net[1].track_running_stats
 
 
+def rows() -> Samples:
+    """Two classes that the first ten of twenty values tell apart."""
+    y = torch.arange(200) % 2
+    x = 0.25 + 0.1 * torch.randn(200, 20, generator=generator(0))
+    x[:, :10] += 0.2 * y[:, None]
+    return Samples(x.clamp(0, 1), y, 2)
+
+
+def test_the_loss_stays_lower_around_the_weights_than_after_plain_fine_tuning() -> None:
+    """Both are measured on the rows themselves, at the worst weights within twice the radius of training."""
+    data, state = rows(), torch.random.get_rng_state()
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(20, 32), nn.ReLU(), nn.Linear(32, 2)).eval()
+    torch.random.set_rng_state(state)
+    model, aims = Classifier(net, 2, (20,)), nn.functional.one_hot(data.y).float()
+    worst_losses = []
+    for rho in (0.0, 1.0):
+        tuned = ft_sam(model, data, rho=rho, kept=0.0, epochs=50, rng=generator(0))
+        assert (tuned.predict(data.x).argmax(1) == data.y).float().mean() > 0.95
+        weights = list(tuned.net.parameters())
+        worst_losses.append(float(sharp_gradient(tuned, weights, data.x, aims, 2.0)))
+    assert worst_losses[1] < 0.9 * worst_losses[0]
+
+
 def test_models_without_gradients_and_data_without_rows_are_refused() -> None:
     with pytest.raises(NotApplicable, match="two clean rows"):
-        ft_sam(two_logits(1.0), Samples(torch.ones(1, 1), torch.zeros(1, dtype=torch.int64), 2), rng=generator(0))
+        ft_sam(
+            two_logits(1.0), Samples(torch.ones(1, 1), torch.zeros(1, dtype=torch.int64), 2), rng=generator(0)
+        )

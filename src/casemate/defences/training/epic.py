@@ -114,7 +114,9 @@ class Dropping:
 def connected(net: nn.Module, data: Samples, kept: Tensor, share: float) -> Tensor:
     """Leave out of the rows (M,) those that are isolated, unless fewer than two would be left."""
     rows = data[kept]
-    alone = isolated(gradients(Classifier(net, data.classes, data.shape, device=data.x.device), rows), rows.y, share)
+    alone = isolated(
+        gradients(Classifier(net, data.classes, data.shape, device=data.x.device), rows), rows.y, share
+    )
     return kept[~alone] if len(kept) - int(alone.sum()) >= 2 else kept
 
 
