@@ -16,7 +16,7 @@ from casemate.core.data import Samples
 from casemate.core.errors import NotApplicable
 from casemate.core.recipe import one_cycle
 from casemate.core.registry import Paper, repair
-from casemate.core.target import Classifier
+from casemate.core.target import Classifier, laid_out
 from casemate.core.tick import Tick, ignore
 from casemate.ops.rng import seeded
 from casemate.ops.shifts import shifted
@@ -27,7 +27,7 @@ ZHU = Paper(
     2023,
     "https://arxiv.org/abs/2304.11823",
 )
-BATCH = 64  # 256 in the paper, which has ten times as many clean rows
+BATCH = 32  # 256 in the paper, of ten times as many clean rows; with 64 and 400 steps 30 to 46% stayed misled
 
 
 @repair(papers=(ZHU,), known_as=("FT-SAM", "sharpness-aware fine-tuning"))
@@ -37,7 +37,7 @@ def ft_sam(
     /,
     *,
     rho: Annotated[float, Ge(0)] = 4.0,
-    epochs: Annotated[int, Ge(1)] = 100,
+    epochs: Annotated[int, Ge(1)] = 250,
     kept: Annotated[float, Ge(0), Le(1)] = 0.8,
     shift: Annotated[int, Ge(0)] = 2,
     lr: Annotated[float, Gt(0)] = 0.01,
@@ -75,25 +75,30 @@ def ft_sam(
         raise NotApplicable("FT-SAM needs a net with gradients and at least two clean rows")
     net = copy.deepcopy(model.net).train().requires_grad_(True)
     net.zero_grad(set_to_none=True)
+    images = clean.x.dim() == 4
+    if images:
+        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     student, weights = replace(model, net=net), [p for p in net.parameters() if p.is_floating_point()]
     # the paper's SGD (0.01, momentum 0.9) left more of a backdoor for the same accuracy
     optimizer = torch.optim.Adam(weights, lr=lr)
-    moves = shift if len(clean.shape) == 3 else 0
+    moves = shift if images else 0
     with seeded(int(torch.randint(2**62, (), generator=rng)), clean.x.device):
         for epoch in range(epochs):
             order = torch.randperm(len(clean), generator=rng).to(clean.y.device)
-            # parts of equal length: batch normalisation cannot train on one row
+            # batch normalisation cannot train on one row, which parts of equal length never are
             parts = order.tensor_split(-(-len(clean) // BATCH))
             for i, rows in enumerate(parts):
                 for group in optimizer.param_groups:
                     group["lr"] = lr * one_cycle((epoch + i / len(parts)) / epochs)
-                x = shifted(clean.x[rows], moves, rng) if moves else clean.x[rows]
+                x = laid_out(shifted(clean.x[rows], moves, rng) if moves else clean.x[rows])
                 known = kept * model.predict(x).softmax(1)
                 aims = known + (1 - kept) * F.one_hot(clean.y[rows], known.shape[1])
                 loss = sharp_gradient(student, weights, x, aims, rho)
                 optimizer.step()
             tick(epoch + 1, epochs, {"loss": float(loss)})
     net.eval().zero_grad(set_to_none=True)
+    if images:
+        net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     for weight, own in zip(net.parameters(), model.net.parameters(), strict=True):
         weight.requires_grad_(own.requires_grad)
     return student
