@@ -44,7 +44,8 @@ def epic(
     so rows that achieve it are isolated by their gradient in the last layer. After some passes, and again
     later, each class is given medoids, and those that stand for no other row are dropped from the rest of
     the training, whose learning rate goes on falling. Clean rows that are hard go as well, but not before
-    they have taught something. Poisons of one kind that are many stand for each other, and stay.
+    they have taught something. Poisons of one kind that are many stand for each other, and stay: of a patch
+    backdoor with wrong labels 86% was left.
 
     Args:
         recipe: how the model is trained.
