@@ -6,6 +6,7 @@ from functools import cache, partial
 
 import poison_ours as ours
 import poison_peers as art
+import poison_witches as witches
 import torch
 from poison_turns import Entrant, Judge, Round, Task, backdoor, hold, screening, targeted
 
@@ -37,7 +38,7 @@ class Sizes:
     turns: int = 2
 
 
-TINY = Sizes(aims=2, steps=4, matching=4, sleeper=4, retrainings=1, sources=50, pgd=3, rows=1000, turns=1)
+TINY = Sizes(aims=2, steps=4, matching=5, sleeper=4, retrainings=1, sources=50, pgd=3, rows=1000, turns=1)
 
 
 def features(sizes: Sizes, method: str) -> list[Round]:
@@ -66,7 +67,8 @@ def gradient_matching(sizes: Sizes) -> list[Round]:
     """Gradient matching: nets that learn pullovers and shirts from nothing, one for each aim."""
     tasks = [replace(t, aims=_aims(t, sizes.aims)) for t in _pair_tasks(sizes, 38 / 255, sizes.matching)]
     entrants = [
-        Entrant("casemate", ours.targeted("gradient_matching")), Entrant("ART", art.gradient_matching), _noise(),
+        Entrant("casemate", ours.targeted("gradient_matching")), Entrant("ART", art.gradient_matching),
+        Entrant("its authors", witches.gradient_matching), _noise(),
     ]  # fmt: skip
     title = f"gradient matching, {sizes.aims} aims, 20 of 1,000 rows within 38/255, {sizes.matching} steps"
     return [_round(title, tasks, entrants, targeted, sizes.aims)]
