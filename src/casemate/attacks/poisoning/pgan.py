@@ -1,5 +1,6 @@
 """Poisoning GAN: samples of a class that pull a classifier off, with a dial for how genuine they look."""
 
+import copy
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -14,7 +15,8 @@ from casemate.core.learner import untrained
 from casemate.core.registry import Paper, poisoning
 from casemate.core.tick import Tick, ignore
 from casemate.core.workshop import Workshop
-from casemate.generators.nets import batch, decoder, encoder, fits, fresh
+from casemate.generators.nets import batch, encoder, fits, fresh
+from casemate.generators.vae import train_vae
 
 MUNOZ = Paper(
     "Poisoning attacks with generative adversarial nets",
@@ -22,9 +24,9 @@ MUNOZ = Paper(
     2019,
     "https://arxiv.org/abs/1906.07773",
 )
-ROWS = 64  # of a class, of all clean rows and of samples in a step
-RUNNING = 0.95  # weight of what was before in the running mean of a loss
-LEAST = 0.05  # nats below which a running mean does not magnify a loss
+ROWS = 32  # of a class, of all clean rows and of samples in a step
+BLUR = 0.1  # noise on what the discriminator sees; without it, grey levels alone give samples away
+STEEPNESS = 0.5  # weight of the discriminator's squared gradient at genuine rows (Mescheder et al. 2018)
 FIRST_LESSONS = 100  # steps of a fresh classifier before it is attacked
 
 
@@ -83,7 +85,7 @@ def pgan(
     genuine = _genuine(clean, target)
     share = len(rows) / len(clean)
     x, shape = clean.x.float(), clean.shape
-    make = fresh(lambda: decoder(latent, shape, width), rng).to(x.device)
+    make = _maker(x, latent, width, warm_up_steps, rng)
     judge = fresh(lambda: encoder(shape, 1, width), rng).to(x.device)
     ours, theirs = (torch.optim.Adam(net.parameters(), lr=lr, betas=(0.5, 0.999)) for net in (make, judge))
     label = torch.full((ROWS,), target, device=clean.y.device)
@@ -92,27 +94,25 @@ def pgan(
         made: Tensor = make(torch.randn(ROWS, latent, generator=rng).to(x))
         return made
 
+    def blurred(seen: Tensor) -> Tensor:
+        return seen + BLUR * torch.randn(seen.shape, generator=rng).to(x)
+
     pupil = _Pupil.fresh(workshop, x, rng)
-    usual = {"seeming": 0.0, "harm": 0.0}
-    for step in range(warm_up_steps + steps):
-        attacking = step - warm_up_steps
+    for step in range(steps):
         with torch.enable_grad():
             real = genuine[batch(genuine, ROWS, rng).to(x.device)].float()
-            told = _told_apart(judge, real, samples().detach())
-            _descend(theirs, told)
-            if attacking >= 0:
-                if attacking % restart == 0:
-                    pupil = _Pupil.fresh(workshop, x, rng)
-                for _ in range(FIRST_LESSONS if attacking % restart == 0 else classifier_steps):
-                    some = batch(x, ROWS, rng).to(x.device)
-                    pupil.learn(x[some], clean.y[some], samples().detach(), label, share)
+            told = _told_apart(judge, blurred(real), blurred(samples().detach()))
+            _descend(theirs, told + STEEPNESS * _steepness(judge, blurred(real)))
+            if step % restart == 0:
+                pupil = _Pupil.fresh(workshop, x, rng)
+            for _ in range(FIRST_LESSONS if step % restart == 0 else classifier_steps):
+                some = batch(x, ROWS, rng).to(x.device)
+                pupil.learn(x[some], clean.y[some], samples().detach(), label, share)
             made = samples()
-            seeming = _says(judge(made), genuine=True)
+            seeming = _says(judge(blurred(made)), genuine=True)
             harm = cross_entropy(pupil.net(made), label)
-            weight = alpha if attacking >= 0 else 1.0
-            # the two losses differ in size, and each counts relative to what it usually is
-            _descend(ours, weight * _relative(seeming, usual, "seeming") - (1 - weight) * _relative(harm, usual, "harm"))
-        tick(step + 1, warm_up_steps + steps, {"told apart": float(told.detach()), "harm": float(harm.detach())})
+            _descend(ours, alpha * seeming - (1 - alpha) * harm)
+        tick(step + 1, steps, {"told apart": float(told.detach()), "harm": float(harm.detach())})
     with torch.no_grad():
         poison = make(torch.randn(len(rows), latent, generator=rng).to(x))
     return Poison(rows, poison.to(clean.x.dtype), torch.full_like(clean.y[rows], target))
@@ -157,11 +157,18 @@ def _told_apart(judge: nn.Module, real: Tensor, made: Tensor) -> Tensor:
     return _says(judge(real), genuine=True) + _says(judge(made), genuine=False)
 
 
-def _relative(loss: Tensor, usual: dict[str, float], name: str) -> Tensor:
-    """Divide a loss by its running mean."""
-    now = float(loss.detach())
-    usual[name] = RUNNING * usual[name] + (1 - RUNNING) * now if usual[name] else now
-    return loss / max(usual[name], LEAST)
+def _steepness(judge: nn.Module, real: Tensor) -> Tensor:
+    """Mean squared gradient of a discriminator at inputs (N, *S)."""
+    z = real.detach().requires_grad_()
+    (grad,) = torch.autograd.grad(judge(z).sum(), z, create_graph=True)
+    return grad.square().flatten(1).sum(1).mean()
+
+
+def _maker(x: Tensor, latent: int, width: int, steps: int, rng: Generator) -> nn.Module:
+    """Make the generator, the decoder of an auto-encoder of all clean rows to begin with."""
+    # a GAN's first steps are wasted on so few rows, and what it makes then nobody takes for genuine
+    model = train_vae(x, latent=latent, width=width, steps=steps, rng=rng)
+    return copy.deepcopy(model.maker).requires_grad_(True)
 
 
 def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
