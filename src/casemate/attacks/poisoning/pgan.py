@@ -1,4 +1,4 @@
-"""Poisoning GAN: samples of a class that pull a classifier off, with a dial for how genuine they look."""
+"""Poisoning GAN: samples of a class that are hard to learn, with a dial for how genuine they look."""
 
 import copy
 from dataclasses import dataclass
@@ -7,11 +7,10 @@ from typing import Annotated
 import torch
 from annotated_types import Ge, Gt, Le
 from torch import Generator, Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from torch.nn.functional import cross_entropy, softplus
 
 from casemate.core.data import Poison, PoisonBudget, Samples
 from casemate.core.errors import NotApplicable
-from casemate.core.learner import untrained
 from casemate.core.registry import Paper, poisoning
 from casemate.core.tick import Tick, ignore
 from casemate.core.workshop import Workshop
@@ -24,10 +23,9 @@ MUNOZ = Paper(
     2019,
     "https://arxiv.org/abs/1906.07773",
 )
-ROWS = 32  # of a class, of all clean rows and of samples in a step
+ROWS = 32  # genuine rows in a step, as many samples, and twice as many clean rows
 BLUR = 0.1  # noise on what the discriminator sees; without it, grey levels alone give samples away
 STEEPNESS = 0.5  # weight of the discriminator's squared gradient at genuine rows (Mescheder et al. 2018)
-FIRST_LESSONS = 100  # steps of a fresh classifier before it is attacked
 
 
 @poisoning(papers=(MUNOZ,), known_as=("Poisoning GAN", "pGAN", "poisoning with generative adversarial nets"))
@@ -38,33 +36,38 @@ def pgan(
     *,
     target: Annotated[int, Ge(0)] = 0,
     alpha: Annotated[float, Ge(0), Le(1)] = 0.3,
-    steps: Annotated[int, Ge(1)] = 1500,
-    warm_up_steps: Annotated[int, Ge(0)] = 1500,
-    classifier_steps: Annotated[int, Ge(1)] = 2,
-    restart: Annotated[int, Ge(1)] = 300,
-    lr: Annotated[float, Gt(0)] = 5e-4,
+    steps: Annotated[int, Ge(1)] = 400,
+    classifier_steps: Annotated[int, Ge(1)] = 10,
+    restart: Annotated[int, Ge(1)] = 100,
+    imitation_steps: Annotated[int, Ge(1)] = 300,
+    warm_up_steps: Annotated[int, Ge(0)] = 50,
+    lr: Annotated[float, Gt(0)] = 1e-3,
     latent: Annotated[int, Ge(1)] = 16,
-    width: Annotated[int, Ge(2)] = 32,
+    width: Annotated[int, Ge(2)] = 16,
     rng: Generator,
     tick: Tick = ignore,
 ) -> Poison:
     """Train a generator against a discriminator and a classifier at once, and label what it makes `target`.
 
-    The discriminator tells samples from genuine rows of that class; the classifier is trained on clean
-    rows and samples. The generator climbs alpha times its chance to pass for genuine plus (1 - alpha)
-    times the classifier's loss on its samples: 1 gives a plain GAN, harmless and hard to detect, 0 gives
-    samples that hurt most and look like other classes. The samples replace random rows.
+    The discriminator tells samples from genuine rows of that class; the classifier learns from clean rows
+    and samples. The generator climbs alpha times its chance to pass for genuine plus (1 - alpha) times the
+    classifier's loss on its samples: 1 gives a plain GAN, harmless and hard to detect, 0 gives samples
+    that hurt most and look like other classes. The samples replace random rows.
+
+    A classifier that lags behind is fooled by specks, which the victim will simply learn. One that has
+    learnt the samples by now has loss only on those that contradict clean rows, and so will the victim.
 
     Args:
-        workshop: what the adversary knows; its recipe gives the classifier and its learning rate.
+        workshop: what the adversary knows; its recipe trains the classifier.
         budget: share of the rows that the adversary supplies, which is the classifier's share of samples.
         target: class that all samples are labelled as, in 0 .. K - 1.
         alpha: weight of looking genuine, in [0, 1].
         steps: steps of the generator, after those of the warm-up.
-        warm_up_steps: steps with alpha = 1, in which it learns to make samples of the class.
         classifier_steps: the classifier's steps for each of the generator's.
-        restart: steps of the generator after which a fresh classifier is trained, so that it does not
-            adapt to a single one.
+        restart: steps of the generator after which a fresh classifier is trained by the recipe, as the
+            victim will be, on the clean rows with samples in place of some.
+        imitation_steps: steps of the auto-encoder of that class whose decoder the generator starts as.
+        warm_up_steps: steps with alpha = 1 that follow.
         lr: learning rate of generator and discriminator (Adam).
         latent: number of values that a sample is made from.
         width: channels of generator and discriminator at a quarter of the image size.
@@ -78,62 +81,70 @@ def pgan(
         NotApplicable: fewer than two classes, no row of the target class, or inputs other than images
             whose sides are multiples of 4.
     """
-    clean = workshop.clean
+    clean, genuine = workshop.clean, _genuine(workshop.clean, target)
     rows = torch.randperm(len(clean), generator=rng)[: budget.rows(len(clean))].to(clean.y.device)
+    labels = torch.full_like(clean.y[rows], target)
     if not len(rows):
-        return Poison(rows, clean.x[rows], clean.y[rows])
-    genuine = _genuine(clean, target)
-    share = len(rows) / len(clean)
-    x, shape = clean.x.float(), clean.shape
-    make = _maker(x, latent, width, warm_up_steps, rng)
-    judge = fresh(lambda: encoder(shape, 1, width), rng).to(x.device)
+        return Poison(rows, clean.x[rows], labels)
+    make = _decoder(genuine, latent, width, imitation_steps, rng)
+    judge = fresh(lambda: encoder(clean.shape, 1, width), rng).to(genuine.device)
     ours, theirs = (torch.optim.Adam(net.parameters(), lr=lr, betas=(0.5, 0.999)) for net in (make, judge))
-    label = torch.full((ROWS,), target, device=clean.y.device)
 
-    def samples() -> Tensor:
-        made: Tensor = make(torch.randn(ROWS, latent, generator=rng).to(x))
+    def samples(count: int = ROWS) -> Tensor:
+        made: Tensor = make(torch.randn(count, latent, generator=rng).to(genuine))
         return made
 
-    def blurred(seen: Tensor) -> Tensor:
-        return seen + BLUR * torch.randn(seen.shape, generator=rng).to(x)
-
-    pupil = _Pupil.fresh(workshop, x, rng)
-    for step in range(steps):
+    pupil: _Pupil | None = None
+    for step in range(-warm_up_steps, steps):
         with torch.enable_grad():
-            real = genuine[batch(genuine, ROWS, rng).to(x.device)].float()
-            told = _told_apart(judge, blurred(real), blurred(samples().detach()))
-            _descend(theirs, told + STEEPNESS * _steepness(judge, blurred(real)))
-            if step % restart == 0:
-                pupil = _Pupil.fresh(workshop, x, rng)
-            for _ in range(FIRST_LESSONS if step % restart == 0 else classifier_steps):
-                some = batch(x, ROWS, rng).to(x.device)
-                pupil.learn(x[some], clean.y[some], samples().detach(), label, share)
+            real = _blurred(genuine[batch(genuine, ROWS, rng).to(genuine.device)], rng)
+            told = _told_apart(judge, real, _blurred(samples().detach(), rng))
+            _descend(theirs, told)
+            if step >= 0 and step % restart == 0 and alpha < 1:
+                made = samples(len(rows)).detach().to(clean.x.dtype)
+                pupil = _Pupil.fresh(workshop, Poison(rows, made, labels), rng)
+            for _ in range(classifier_steps if pupil is not None else 0):
+                pupil.learn(workshop.clean, samples().detach(), target, rng)
             made = samples()
-            seeming = _says(judge(blurred(made)), genuine=True)
-            harm = cross_entropy(pupil.net(made), label)
-            _descend(ours, alpha * seeming - (1 - alpha) * harm)
-        tick(step + 1, steps, {"told apart": float(told.detach()), "harm": float(harm.detach())})
+            seeming = softplus(-judge(_blurred(made, rng))).mean()  # the non-saturating loss of a GAN
+            harm = torch.zeros_like(seeming) if pupil is None else pupil.loss(made, target)
+            _descend(ours, seeming if pupil is None else alpha * seeming - (1 - alpha) * harm)
+        tick(
+            step + warm_up_steps + 1, steps + warm_up_steps,
+            {"told apart": float(told.detach()), "harm": float(harm.detach())},
+        )  # fmt: skip
     with torch.no_grad():
-        poison = make(torch.randn(len(rows), latent, generator=rng).to(x))
-    return Poison(rows, poison.to(clean.x.dtype), torch.full_like(clean.y[rows], target))
+        poison = torch.cat([samples(len(part)) for part in rows.split(500)])
+    return Poison(rows, poison.to(clean.x.dtype), labels)
 
 
 @dataclass(frozen=True)
 class _Pupil:
-    """The classifier among the three players; in evaluation mode, so that layers draw and count nothing."""
+    """The classifier among the three players: trained as the victim will be, and kept up to date.
+
+    It learns on in evaluation mode, so that layers draw nothing and keep the statistics that they have.
+    """
 
     net: nn.Module
     optimizer: torch.optim.Optimizer
+    share: float
 
     @classmethod
-    def fresh(cls, workshop: Workshop, like: Tensor, rng: Generator) -> "_Pupil":
-        net = untrained(workshop.recipe, like, rng).net
-        return cls(net, torch.optim.Adam(net.parameters(), lr=workshop.recipe.lr))
+    def fresh(cls, workshop: Workshop, poison: Poison, rng: Generator) -> "_Pupil":
+        """Train a victim of the samples of today."""
+        net = workshop.recipe(poison.apply(workshop.clean), rng=rng).net
+        optimizer = torch.optim.Adam(net.parameters(), lr=workshop.recipe.lr)
+        return cls(net, optimizer, len(poison.rows) / len(workshop.clean))
 
-    def learn(self, x: Tensor, y: Tensor, samples: Tensor, labels: Tensor, share: float) -> None:
+    def learn(self, clean: Samples, made: Tensor, target: int, rng: Generator) -> None:
         """Take a step on clean rows and, for their share, on samples."""
-        fair, sold = cross_entropy(self.net(x), y), cross_entropy(self.net(samples), labels)
-        _descend(self.optimizer, (1 - share) * fair + share * sold)
+        some = batch(clean.x, 2 * ROWS, rng).to(clean.y.device)
+        fair = cross_entropy(self.net(clean.x[some]), clean.y[some])
+        _descend(self.optimizer, (1 - self.share) * fair + self.share * self.loss(made, target))
+
+    def loss(self, made: Tensor, target: int) -> Tensor:
+        """Measure the mean cross-entropy of samples (N, *S) with the label `target`, in nats."""
+        return cross_entropy(self.net(made), torch.full((len(made),), target, device=made.device))
 
 
 def _genuine(clean: Samples, target: int) -> Tensor:
@@ -145,30 +156,29 @@ def _genuine(clean: Samples, target: int) -> Tensor:
     genuine = clean.x[clean.y == target]
     if not len(genuine):
         raise NotApplicable(f"there is no row of class {target} to imitate")
-    return genuine
+    return genuine.float()
 
 
-def _says(scores: Tensor, *, genuine: bool) -> Tensor:
-    """Loss of a discriminator's scores (N, 1) for inputs that are all genuine or all made."""
-    return binary_cross_entropy_with_logits(scores, torch.full_like(scores, float(genuine)))
+def _decoder(genuine: Tensor, latent: int, width: int, steps: int, rng: Generator) -> nn.Module:
+    """Make the generator; a GAN's first steps are wasted on so few rows, so it starts as a decoder of them."""
+    model = train_vae(genuine, latent=latent, width=width, steps=steps, rng=rng)
+    return copy.deepcopy(model.maker).requires_grad_(True)
+
+
+def _blurred(seen: Tensor, rng: Generator) -> Tensor:
+    return seen + BLUR * torch.randn(seen.shape, generator=rng).to(seen)
 
 
 def _told_apart(judge: nn.Module, real: Tensor, made: Tensor) -> Tensor:
-    return _says(judge(real), genuine=True) + _says(judge(made), genuine=False)
+    """Loss of a discriminator on genuine and made inputs (N, *S), and how steep it is at genuine ones.
 
-
-def _steepness(judge: nn.Module, real: Tensor) -> Tensor:
-    """Mean squared gradient of a discriminator at inputs (N, *S)."""
-    z = real.detach().requires_grad_()
-    (grad,) = torch.autograd.grad(judge(z).sum(), z, create_graph=True)
-    return grad.square().flatten(1).sum(1).mean()
-
-
-def _maker(x: Tensor, latent: int, width: int, steps: int, rng: Generator) -> nn.Module:
-    """Make the generator, the decoder of an auto-encoder of all clean rows to begin with."""
-    # a GAN's first steps are wasted on so few rows, and what it makes then nobody takes for genuine
-    model = train_vae(x, latent=latent, width=width, steps=steps, rng=rng)
-    return copy.deepcopy(model.maker).requires_grad_(True)
+    The paper has no penalty; without one the discriminator learns so few genuine rows by heart.
+    """
+    at = real.detach().requires_grad_()
+    scores = judge(at)
+    (grad,) = torch.autograd.grad(scores.sum(), at, create_graph=True)
+    steep = grad.flatten(1).square().sum(1).mean()
+    return softplus(-scores).mean() + softplus(judge(made)).mean() + STEEPNESS * steep
 
 
 def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
