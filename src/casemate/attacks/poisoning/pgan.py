@@ -25,6 +25,7 @@ MUNOZ = Paper(
 )
 ROWS = 32  # genuine rows in a step, as many samples, and twice as many clean rows
 BLUR = 0.1  # noise on what the discriminator sees; without it, grey levels alone give samples away
+LATE, APART = 100, 10  # last steps whose generators share the samples, and steps between two of them
 STEEPNESS = 0.5  # weight of the discriminator's squared gradient at genuine rows (Mescheder et al. 2018)
 
 
@@ -37,11 +38,11 @@ def pgan(
     target: Annotated[int, Ge(0)] = 0,
     alpha: Annotated[float, Ge(0), Le(1)] = 0.3,
     steps: Annotated[int, Ge(1)] = 400,
-    classifier_steps: Annotated[int, Ge(1)] = 10,
+    classifier_steps: Annotated[int, Ge(1)] = 20,
     restart: Annotated[int, Ge(1)] = 100,
     imitation_steps: Annotated[int, Ge(1)] = 300,
     warm_up_steps: Annotated[int, Ge(0)] = 50,
-    lr: Annotated[float, Gt(0)] = 1e-3,
+    lr: Annotated[float, Gt(0)] = 5e-4,
     latent: Annotated[int, Ge(1)] = 16,
     width: Annotated[int, Ge(2)] = 16,
     rng: Generator,
@@ -90,32 +91,44 @@ def pgan(
     judge = fresh(lambda: encoder(clean.shape, 1, width), rng).to(genuine.device)
     ours, theirs = (torch.optim.Adam(net.parameters(), lr=lr, betas=(0.5, 0.999)) for net in (make, judge))
 
-    def samples(count: int = ROWS) -> Tensor:
-        made: Tensor = make(torch.randn(count, latent, generator=rng).to(genuine))
+    def samples(maker: nn.Module, count: int) -> Tensor:
+        made: Tensor = maker(torch.randn(count, latent, generator=rng).to(genuine))
         return made
 
     pupil: _Pupil | None = None
+    late: list[nn.Module] = []
     for step in range(-warm_up_steps, steps):
+        real = genuine[batch(genuine, ROWS, rng).to(genuine.device)]
+        with torch.no_grad():
+            lessons = samples(make, classifier_steps * ROWS)
         with torch.enable_grad():
-            real = _blurred(genuine[batch(genuine, ROWS, rng).to(genuine.device)], rng)
-            told = _told_apart(judge, real, _blurred(samples().detach(), rng))
+            told = _told_apart(judge, _blurred(real, rng), _blurred(lessons[:ROWS], rng))
             _descend(theirs, told)
             if step >= 0 and step % restart == 0 and alpha < 1:
-                made = samples(len(rows)).detach().to(clean.x.dtype)
-                pupil = _Pupil.fresh(workshop, Poison(rows, made, labels), rng)
-            for _ in range(classifier_steps if pupil is not None else 0):
-                pupil.learn(workshop.clean, samples().detach(), target, rng)
-            made = samples()
+                with torch.no_grad():
+                    today = samples(make, len(rows)).to(clean.x.dtype)
+                pupil = _Pupil.fresh(workshop, Poison(rows, today, labels), rng)
+            for lesson in lessons.split(ROWS) if pupil is not None else ():
+                pupil.learn(clean, lesson, target, rng)
+            made = samples(make, ROWS)
             seeming = softplus(-judge(_blurred(made, rng))).mean()  # the non-saturating loss of a GAN
             harm = torch.zeros_like(seeming) if pupil is None else pupil.loss(made, target)
             _descend(ours, seeming if pupil is None else alpha * seeming - (1 - alpha) * harm)
+        if step >= steps - LATE and (steps - 1 - step) % APART == 0:
+            late.append(copy.deepcopy(make))
         tick(
             step + warm_up_steps + 1, steps + warm_up_steps,
             {"told apart": float(told.detach()), "harm": float(harm.detach())},
         )  # fmt: skip
+    # the paper takes the last generator; it answers one classifier, while the mean of several, around which
+    # the players circle, answers all: on digits their samples did a third more harm
     with torch.no_grad():
-        poison = torch.cat([samples(len(part)) for part in rows.split(500)])
-    return Poison(rows, poison.to(clean.x.dtype), labels)
+        parts = [
+            samples(maker, len(part))
+            for maker, own in zip(late, rows.tensor_split(len(late)), strict=True)
+            for part in own.split(500)
+        ]
+    return Poison(rows, torch.cat(parts).to(clean.x.dtype), labels)
 
 
 @dataclass(frozen=True)
@@ -133,7 +146,9 @@ class _Pupil:
     def fresh(cls, workshop: Workshop, poison: Poison, rng: Generator) -> "_Pupil":
         """Train a victim of the samples of today."""
         net = workshop.recipe(poison.apply(workshop.clean), rng=rng).net
-        optimizer = torch.optim.Adam(net.parameters(), lr=workshop.recipe.lr)
+        optimizer = torch.optim.AdamW(
+            net.parameters(), lr=workshop.recipe.lr, weight_decay=workshop.recipe.weight_decay, fused=True
+        )
         return cls(net, optimizer, len(poison.rows) / len(workshop.clean))
 
     def learn(self, clean: Samples, made: Tensor, target: int, rng: Generator) -> None:
