@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from casemate.assess.bench import Bench, Measured
 from casemate.assess.case import Case
+from casemate.assess.dials import CLEAN, FLIPS, dialled, rises
 from casemate.assess.digest import digest, digest_tensors
 from casemate.assess.exhibits import certified, divided, exhibit
 from casemate.assess.families import judge_of
@@ -37,6 +38,7 @@ from casemate.scenes.scene import (
     Bar,
     CertifiedScene,
     DefenceScene,
+    DialScene,
     DividedScene,
     EvasionScene,
     ExhibitScene,
@@ -159,6 +161,8 @@ def _show(scene: Scene, entry: Entry, seed: int, pool: Workers, store: Store, pr
             return _evading(scene, entry, seed, pool, store, progress)
         case TrainingScene():
             return _training(scene, entry, seed, pool, store, progress)
+        case DialScene():
+            return _dialling(scene, entry, seed, pool, progress)
         case TargetedScene():
             return _aiming(scene, entry, seed, pool, store, progress)
         case ExhibitScene():
@@ -260,6 +264,23 @@ def _training(
         case = _case(entry, scene.params, scene.rows, seed, rate=scene.rate, repeats=scene.repeats)
         found.append(judge_of(entry.family)(entry, case, bench, progress.step))
     return _numbers(_averaged(found, scene.bar.metric), scene.bar)
+
+
+def _dialling(scene: DialScene, entry: Entry, seed: int, pool: Workers, progress: Progress) -> Shown:
+    """Poison at several values of a setting; the detector's AUC stands behind each error."""
+    found = dialled(scene, entry, seed, pool, progress.step)
+    said = {key: f"{found.error[key].value:.3f} (AUC {found.seen[key]:.2f})" for key in found.seen}
+    swept = ", ".join(f"{said[value]} at {scene.dial} {value:g}" for value in scene.sweep)
+    measured, idle = found.error[scene.at], found.error[scene.harmless]
+    steady = all(rises([each[v] for v in scene.sweep]) for each in (
+        {key: e.value for key, e in found.error.items()}, found.seen,
+    ))  # fmt: skip
+    return (
+        _number(f"error; with {FLIPS} {said[FLIPS]}; {swept}", found.error[CLEAN]),
+        _number(f"{scene.bar.metric} at {scene.dial} {scene.harmless:g}, {said[scene.harmless]}", idle),
+        _number(f"{scene.bar.metric} at {scene.dial} {scene.at:g}, {said[scene.at]}", measured),
+        meets(scene.bar, measured, idle) and steady,
+    )
 
 
 def _averaged(found: Sequence[Measured], metric: str) -> Measured:

@@ -12,7 +12,7 @@ from casemate.builtin.target import recipe
 from casemate.core.data import Samples
 from casemate.core.recipe import Recipe
 from casemate.scenes.backdoors import digit_recipe
-from casemate.scenes.scene import Bar, History, Scene, TrainingScene
+from casemate.scenes.scene import Bar, DialScene, History, Scene, TrainingScene
 
 
 def digit_pair(first: int, second: int) -> tuple[Samples, Samples]:
@@ -22,6 +22,13 @@ def digit_pair(first: int, second: int) -> tuple[Samples, Samples]:
     of = (y == first) | (y == second)
     pair = Samples(x[of], (y[of] == second).long(), 2, (str(first), str(second)))
     return pair[slice(0, 110)], pair[slice(110, None)]
+
+
+def threes_and_fives() -> tuple[Samples, Samples]:
+    """Take the threes and fives (1x8x8): 180 images to train on and 185 others."""
+    parts = digit_pair(3, 5)
+    every = Samples(torch.cat([p.x for p in parts]), torch.cat([p.y for p in parts]), 2, parts[0].names)
+    return every[slice(0, 180)], every[slice(180, None)]
 
 
 def few_digits() -> tuple[Samples, Samples]:
@@ -40,6 +47,12 @@ def softmax_regression(classes: int = 2) -> Recipe:
     """Give the recipe of softmax regression on digits, trained until its loss no longer falls much."""
     net = partial(linear, 64, classes)
     return Recipe(net, f"softmax 64 {classes}", epochs=300, batch=128, lr=0.01)
+
+
+def decayed_regression() -> Recipe:
+    """Give the recipe of softmax regression on two digits whose weights decay, which random labels hurt little."""
+    net = partial(linear, 64, 2)
+    return Recipe(net, "softmax 64 2, decay", epochs=60, batch=64, lr=0.01, weight_decay=1.0)
 
 
 def ten_digit_regression() -> Recipe:
@@ -146,6 +159,17 @@ SCENES: dict[str, Scene] = {
         rate=0.1,
         train_rows=640,
         history=History(600, read_before),
+    ),
+    "poisoning.pgan": DialScene(
+        title="20% of the threes and fives from which softmax regression learns, made to be called threes",
+        bar=Bar("error", at_least=0.04, times=2, gap=0.02),
+        recipe=decayed_regression,
+        data=threes_and_fives,
+        rate=0.2,
+        dial="alpha",
+        at=0.3,
+        harmless=1.0,
+        sweep=(0.9, 0.5, 0.1),
     ),
     "backdoor.badnets": TrainingScene(
         title="A patch on 3% of the training rows steers the victim",

@@ -95,6 +95,31 @@ class TrainingScene:
 
 
 @dataclass(frozen=True)
+class DialScene:
+    """A poison with a setting, `dial`, that trades the damage it does for being seen.
+
+    The bar is on the error of victims at the value `at`, against that at `harmless`; over the values `sweep`,
+    given from the least damage to the most, the error must rise, and so must the area under the ROC of a
+    detector: how far a row is from its `neighbours`-th nearest clean training row of its label, of poison
+    against clean test rows. `repeats` times a poison is made and a victim trained for each value.
+    """
+
+    title: str
+    bar: Bar
+    recipe: Callable[[], Recipe]
+    data: Callable[[], tuple[Samples, Samples]]
+    rate: float
+    dial: str
+    at: float
+    harmless: float
+    sweep: tuple[float, ...]
+    neighbours: int = 5
+    repeats: int = 3
+    params: Mapping[str, Any] = field(default_factory=dict)
+    source: Source = "ours"
+
+
+@dataclass(frozen=True)
 class TargetedScene:
     """A targeted poison: `aims` test rows that the seed chooses, and a victim for each."""
 
@@ -233,6 +258,7 @@ class ScanningScene:
 Scene = (
     EvasionScene
     | TrainingScene
+    | DialScene
     | TargetedScene
     | DefenceScene
     | ExhibitScene
