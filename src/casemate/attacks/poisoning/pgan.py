@@ -111,9 +111,9 @@ def pgan(
             if pupil is not None:
                 pupil.learn(clean, lessons, target, rng)
             made = samples(make, ROWS)
-            seeming = softplus(-judge(_blurred(made, rng))).mean()  # the non-saturating loss of a GAN
-            harm = torch.zeros_like(seeming) if pupil is None else pupil.loss(made, target)
-            _descend(ours, seeming if pupil is None else alpha * seeming - (1 - alpha) * harm)
+            scores = judge(_blurred(made, rng))
+            harm = torch.zeros_like(told) if pupil is None else pupil.loss(made, target)
+            _descend(ours, _objective(scores, harm, 1.0 if pupil is None else alpha))
         if step >= steps - LATE and (steps - 1 - step) % APART == 0:
             late.append(copy.deepcopy(make))
         tick(
@@ -195,6 +195,14 @@ def _told_apart(judge: nn.Module, real: Tensor, made: Tensor) -> Tensor:
     (grad,) = torch.autograd.grad(scores.sum(), at, create_graph=True)
     steep = grad.flatten(1).square().sum(1).mean()
     return softplus(-scores).mean() + softplus(judge(made)).mean() + STEEPNESS * steep
+
+
+def _objective(scores: Tensor, harm: Tensor, alpha: float) -> Tensor:
+    """Weigh what the generator descends: being told from genuine inputs, less the classifier's loss on samples.
+
+    Of samples with scores s the paper has log(1 - sigmoid(s)); -log(sigmoid(s)) stands for it as in all GANs.
+    """
+    return alpha * softplus(-scores).mean() - (1 - alpha) * harm
 
 
 def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
