@@ -24,13 +24,6 @@ def digit_pair(first: int, second: int) -> tuple[Samples, Samples]:
     return pair[slice(0, 110)], pair[slice(110, None)]
 
 
-def threes_and_fives() -> tuple[Samples, Samples]:
-    """Take the threes and fives (1x8x8): 180 images to train on and 185 others."""
-    parts = digit_pair(3, 5)
-    every = Samples(torch.cat([p.x for p in parts]), torch.cat([p.y for p in parts]), 2, parts[0].names)
-    return every[slice(0, 180)], every[slice(180, None)]
-
-
 def few_digits() -> tuple[Samples, Samples]:
     """Take all ten digits (1x8x8): 600 training images and about 1,200 others."""
     train, test = digits()
@@ -164,12 +157,13 @@ SCENES: dict[str, Scene] = {
         title="20% of the threes and fives from which softmax regression learns, made to be called threes",
         bar=Bar("error", at_least=0.04, times=2, gap=0.02),
         recipe=decayed_regression,
-        data=threes_and_fives,
+        data=partial(digit_pair, 3, 5),
         rate=0.2,
         dial="alpha",
         at=0.3,
         harmless=1.0,
         sweep=(0.9, 0.5, 0.1),
+        params={"steps": 200},
     ),
     "backdoor.badnets": TrainingScene(
         title="A patch on 3% of the training rows steers the victim",
