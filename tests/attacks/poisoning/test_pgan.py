@@ -13,7 +13,7 @@ from casemate.core.errors import NotApplicable
 from casemate.core.recipe import Recipe
 from casemate.core.workshop import Workshop
 from casemate.ops.rng import generator
-from casemate.scenes.poisoning import decayed_regression, linear, threes_and_fives
+from casemate.scenes.poisoning import decayed_regression, digit_pair, linear
 
 FEW = {"steps": 3, "imitation_steps": 3, "warm_up_steps": 2, "classifier_steps": 2}
 
@@ -95,7 +95,7 @@ def test_a_classifier_that_has_learnt_the_samples_still_loses_where_they_contrad
 @pytest.mark.slow
 def test_the_dial_trades_looking_genuine_for_looking_like_the_other_class() -> None:
     """A model of clean rows, on which the samples' label is right for the class that they should look like."""
-    train, _ = threes_and_fives()
+    train, _ = digit_pair(3, 5)
     known = Workshop(train, decayed_regression(), lambda count: [])
     model = known.recipe(train, rng=generator(4))
     wrong = []

@@ -23,6 +23,8 @@ MUNOZ = Paper(
     2019,
     "https://arxiv.org/abs/1906.07773",
 )
+LATENT = 16  # values that a sample is made from
+WIDTH = 16  # channels of generator and discriminator at a quarter of the image size
 ROWS = 32  # genuine rows in a step, as many samples, and twice as many clean rows
 BLUR = 0.1  # noise on what the discriminator sees; without it, grey levels alone give samples away
 LATE, APART = 100, 10  # last steps whose generators share the samples, and steps between two of them
@@ -43,8 +45,6 @@ def pgan(
     imitation_steps: Annotated[int, Ge(1)] = 300,
     warm_up_steps: Annotated[int, Ge(0)] = 50,
     lr: Annotated[float, Gt(0)] = 5e-4,
-    latent: Annotated[int, Ge(1)] = 16,
-    width: Annotated[int, Ge(2)] = 16,
     rng: Generator,
     tick: Tick = ignore,
 ) -> Poison:
@@ -57,6 +57,7 @@ def pgan(
 
     A classifier that lags behind is fooled by specks, which the victim will simply learn. One that has
     learnt the samples by now has loss only on those that contradict clean rows, and so will the victim.
+    Where it is certain from the start, as of fours among nines, its loss has no slope and nothing happens.
 
     Args:
         workshop: what the adversary knows; its recipe trains the classifier.
@@ -70,8 +71,6 @@ def pgan(
         imitation_steps: steps of the auto-encoder of that class whose decoder the generator starts as.
         warm_up_steps: steps with alpha = 1 that follow.
         lr: learning rate of generator and discriminator (Adam).
-        latent: number of values that a sample is made from.
-        width: channels of generator and discriminator at a quarter of the image size.
         rng: source of the rows, first weights, batches and samples.
         tick: called after each step with the losses of the discriminator and, of samples, the classifier.
 
@@ -87,12 +86,12 @@ def pgan(
     labels = torch.full_like(clean.y[rows], target)
     if not len(rows):
         return Poison(rows, clean.x[rows], labels)
-    make = _decoder(genuine, latent, width, imitation_steps, rng)
-    judge = fresh(lambda: encoder(clean.shape, 1, width), rng).to(genuine.device)
+    make = _decoder(genuine, imitation_steps, rng)
+    judge = fresh(lambda: encoder(clean.shape, 1, WIDTH), rng).to(genuine.device)
     ours, theirs = (torch.optim.Adam(net.parameters(), lr=lr, betas=(0.5, 0.999)) for net in (make, judge))
 
     def samples(maker: nn.Module, count: int) -> Tensor:
-        made: Tensor = maker(torch.randn(count, latent, generator=rng).to(genuine))
+        made: Tensor = maker(torch.randn(count, LATENT, generator=rng).to(genuine))
         return made
 
     pupil: _Pupil | None = None
@@ -133,10 +132,7 @@ def pgan(
 
 @dataclass(frozen=True)
 class _Pupil:
-    """The classifier among the three players: trained as the victim will be, and kept up to date.
-
-    It learns on in evaluation mode, so that layers draw nothing and keep the statistics that they have.
-    """
+    """The classifier among the three players; in evaluation mode, so that layers draw and count nothing."""
 
     net: nn.Module
     optimizer: torch.optim.Optimizer
@@ -144,7 +140,7 @@ class _Pupil:
 
     @classmethod
     def fresh(cls, workshop: Workshop, poison: Poison, rng: Generator) -> "_Pupil":
-        """Train a victim of the samples of today."""
+        """Train it as the victim will be."""
         net = workshop.recipe(poison.apply(workshop.clean), rng=rng).net
         optimizer = torch.optim.AdamW(
             net.parameters(), lr=workshop.recipe.lr, weight_decay=workshop.recipe.weight_decay, fused=True
@@ -175,9 +171,9 @@ def _genuine(clean: Samples, target: int) -> Tensor:
     return genuine.float()
 
 
-def _decoder(genuine: Tensor, latent: int, width: int, steps: int, rng: Generator) -> nn.Module:
+def _decoder(genuine: Tensor, steps: int, rng: Generator) -> nn.Module:
     """Make the generator; a GAN's first steps are wasted on so few rows, so it starts as a decoder of them."""
-    model = train_vae(genuine, latent=latent, width=width, steps=steps, rng=rng)
+    model = train_vae(genuine, latent=LATENT, width=WIDTH, steps=steps, rng=rng)
     return copy.deepcopy(model.maker).requires_grad_(True)
 
 
