@@ -69,7 +69,9 @@ def test_the_discriminator_loses_two_logistic_losses_and_its_squared_slope() -> 
     judge = nn.Sequential(nn.Flatten(), nn.Linear(16, 1, bias=False))
     nn.init.constant_(judge[1].weight, 0.5)
     told = _told_apart(judge, torch.ones(3, 1, 4, 4), torch.zeros(5, 1, 4, 4))
-    assert float(told.detach()) == pytest.approx(math.log1p(math.exp(-8)) + math.log(2) + STEEPNESS * 4, rel=1e-5)
+    assert float(told.detach()) == pytest.approx(
+        math.log1p(math.exp(-8)) + math.log(2) + STEEPNESS * 4, rel=1e-5
+    )
 
 
 def test_a_classifier_that_has_learnt_the_samples_still_loses_where_they_contradict_clean_rows() -> None:
