@@ -1,6 +1,6 @@
 """Run the scenes of poisons that trade damage for being seen."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -37,7 +37,10 @@ def dialled(scene: DialScene, entry: Entry, seed: int, pool: Workers, tick: Tick
     """Poison at each value of the dial and by random wrong labels, and train a victim for each poison."""
     train, test = _drawn(scene, seed)
     values: list[float | str] = sorted({scene.at, scene.harmless, *scene.sweep})
-    poisons = {value: _poisons(scene, entry, value, train, seed, tick) for value in (*values, FLIPS)}
+    poisons = {
+        value: _poisons(scene, entry, value, train, seed, _part(tick, i, len(values)))
+        for i, value in enumerate((*values, FLIPS))
+    }
     sets: dict[float | str, list[Samples]] = {CLEAN: [train] * scene.repeats}
     sets |= {value: [poison.apply(train) for poison in made] for value, made in poisons.items()}
     recipe, seeds = scene.recipe(), [seed_of(seed, "victim", r) for r in range(scene.repeats)]
@@ -70,10 +73,22 @@ def _poisons(
     rngs = [generator(seed, entry.id, r) for r in range(scene.repeats)]
     if value == FLIPS:
         flip = find("poisoning.label_flip")
-        return [flip.run(train, budget, rng=rng, tick=tick) for rng in rngs]
+        return [flip.run(train, budget, rng=rng) for rng in rngs]
     params = entry.validate({**scene.params, scene.dial: value})
     known = Workshop(train, scene.recipe(), lambda count: [])
-    return [entry.run(known, budget, rng=rng, tick=tick, **params) for rng in rngs]
+    return [
+        entry.run(known, budget, rng=rng, tick=_part(tick, r, len(rngs)), **params)
+        for r, rng in enumerate(rngs)
+    ]
+
+
+def _part(tick: Tick, part: int, of: int) -> Tick:
+    """Tell of the steps of one of several equal parts as steps of the whole."""
+
+    def told(step: int, total: int, values: Mapping[str, float], /) -> None:
+        tick(part * total + step, of * total, values)
+
+    return told
 
 
 def _seen(poisons: Sequence[Poison], train: Samples, test: Samples, k: int) -> float:
