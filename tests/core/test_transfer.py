@@ -53,6 +53,12 @@ def test_views_combine():
     torch.testing.assert_close(run("ti_fgsm", conv(), views="di"), run("di_fgsm", conv(), views="ti"))
 
 
+def test_blocks_that_stay_where_they_are_leave_a_further_view_as_it_is():
+    """One block is the picture, so that with "si" each of the two equal copies is seen at five brightnesses."""
+    found = run("bsr", conv(), copies=2, blocks=1, degrees=0.0, views="si")
+    torch.testing.assert_close(found, run("si_fgsm", conv()))
+
+
 @pytest.mark.parametrize("views", ["dj", "di,di", "di ti"])
 def test_unknown_views_are_refused(views):
     with pytest.raises(Exception, match="some of di, si, ti"):

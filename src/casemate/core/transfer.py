@@ -164,7 +164,8 @@ def traced(alter: Callable[[Tensor], Tensor], x: Tensor) -> Shown:
         picture = alter(z)
 
     def back(slope: Tensor) -> Tensor:
-        (found,) = torch.autograd.grad(picture, z, slope)
+        # a view after this one comes back this way with each of its copies
+        (found,) = torch.autograd.grad(picture, z, slope, retain_graph=True)
         return found
 
     return Shown(picture.detach(), back)
