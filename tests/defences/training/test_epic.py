@@ -1,6 +1,7 @@
 """EPIC: gradients, isolated medoids, and rows that are dropped in the course of a training."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 import torch
@@ -41,10 +42,15 @@ def test_a_medoid_that_stands_for_itself_alone_is_isolated() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "epochs", "expected"),
-    [((3, 0.15, 0.45), 20, {3, 6, 9}), ((3, 0.15, 0.45), 2, {1}), ((1, 0.5, 0.5), 10, {5})],
-    ids=["three", "few passes", "once"],
+    [
+        ((3, 0.15, 0.45), 20, {3, 6, 9}),
+        ((3, 0.15, 0.45), 2, {1}),
+        ((1, 0.5, 0.5), 10, {5}),
+        ((2, 0.5, 0.99), 20, {10, 19}),
+    ],
+    ids=["three", "few passes", "once", "late"],
 )
-def test_rows_are_dropped_at_even_distances_and_never_before_a_pass(
+def test_rows_are_dropped_at_even_distances_between_two_passes(
     settings: tuple[int, float, float], epochs: int, expected: set[int]
 ) -> None:
     assert Dropping(0.2, *settings).passes(epochs) == expected
@@ -93,16 +99,21 @@ def test_dropped_rows_stay_out_and_the_count_is_told() -> None:
     assert counts[9] == counts[-1] < 120
 
 
-def test_at_least_two_rows_are_left() -> None:
-    """Of three rows of two classes, a share of 0.9 makes one a medoid of its own; with two rows none goes."""
-    data = Samples(torch.rand(2, 6, generator=generator(0)), torch.tensor([0, 0]), 3)
-    both = torch.arange(2)
-    assert torch.equal(connected(build(), data, both, 0.9), both)
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.99])
+def test_no_class_is_lost(share: float) -> None:
+    """Of n rows int(share n) < n are medoids; whatever is none has a medoid, and both stay."""
+    y = torch.tensor([0, 1, 1, 2, 2, 2] + [3] * 20)
+    data = Samples(torch.rand(len(y), 6, generator=generator(0)), y, 4)
+    net = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 4))
+    kept = connected(net, data, torch.arange(len(y)), share)
+    assert (y[kept].bincount(minlength=4) >= torch.tensor([1, 2, 2, 2])).all()
 
 
-def test_recipes_in_stages_and_a_last_time_before_the_first_are_refused() -> None:
+def test_recipes_in_stages_or_of_one_pass_and_a_last_time_before_the_first_are_refused() -> None:
     with pytest.raises(UsageError, match="one stage"):
         epic(epic(PLAIN))
+    with pytest.raises(UsageError, match="epochs >= 2"):
+        epic(replace(PLAIN, epochs=1))
     with pytest.raises(UsageError, match="'last'"):
         epic(PLAIN, first=0.5, last=0.4)
     assert epic(PLAIN).digest() != epic(PLAIN, times=2).digest() != PLAIN.digest()

@@ -58,10 +58,13 @@ def epic(
         The recipe of a training that drops rows.
 
     Raises:
-        UsageError: the recipe's training is in stages already or averages weights, or `last` is before `first`.
+        UsageError: the recipe's training is in stages already, averages weights or is of one pass, after
+            which nothing is left to drop rows from; or `last` is before `first`.
     """
     if recipe.course is not None or recipe.average:
         raise UsageError("EPIC needs a recipe of one stage without averaged weights. Got another one.")
+    if recipe.epochs < 2:
+        raise UsageError(f"EPIC drops rows between passes and needs epochs >= 2. Got {recipe.epochs}.")
     if last < first:
         raise UsageError(f"The 'last' of training.epic must be at least first={first:g}. Got {last:g}.")
     return replace(recipe, course=Dropping(share, times, first, last))
@@ -103,9 +106,9 @@ class Dropping:
             tick((epoch + 1) * total // recipe.epochs, total, {"loss": loss.item(), "rows": len(kept)})
 
     def passes(self, epochs: int) -> set[int]:
-        """Number the passes before which rows are dropped, none before the first."""
+        """Number the passes before which rows are dropped, none before the first and none after the last."""
         along = torch.linspace(self.first, self.last, self.times).tolist()
-        return {max(1, round(share * epochs)) for share in along}
+        return {min(max(1, round(share * epochs)), epochs - 1) for share in along}
 
     def steps(self, recipe: Recipe, n: int, /) -> int:
         """Count the steps, as if no row were dropped."""
@@ -113,12 +116,12 @@ class Dropping:
 
 
 def connected(net: nn.Module, data: Samples, kept: Tensor, share: float) -> Tensor:
-    """Leave out of the rows (M,) those that are isolated, unless fewer than two would be left."""
-    rows = data[kept]
-    alone = isolated(
-        gradients(Classifier(net, data.classes, data.shape, device=data.x.device), rows), rows.y, share
-    )
-    return kept[~alone] if len(kept) - int(alone.sum()) >= 2 else kept
+    """Leave out of the rows (M,) those that are isolated.
+
+    Of each class one row at least is no medoid, and it and its medoid stay: no class is lost.
+    """
+    rows, model = data[kept], Classifier(net, data.classes, data.shape, device=data.x.device)
+    return kept[~isolated(gradients(model, rows), rows.y, share)]
 
 
 def gradients(model: Classifier, data: Samples) -> Tensor:
