@@ -19,8 +19,8 @@ PATIENCE = 8  # windows without a smaller trigger after which a class leaves the
 CLOSER = 0.99  # a trigger is smaller if it has less than this share of the size
 RAISE, LOWER = 1.5, 1.5**1.5  # how the weight of the size goes up, and faster down (Wang et al.)
 BETAS = 0.5, 0.9  # of Adam, as in the code of Wang et al.
-MEASURED = 500  # rows of a class that are measured at a time
-AT_ONCE = 2**23  # input values of a step, which bound its memory: 136 classes' 20 rows of 3x32x32
+MEASURED = 500  # rows of a class that are measured at a time, at most
+AT_ONCE = 2**23  # input values of a pass, which bound its memory: 136 classes' 20 rows of 3x32x32
 
 
 class Form(Protocol):
@@ -86,7 +86,8 @@ def invert(
         lr: learning rate of Adam, in units of the free numbers.
         success: share of rows, in (0, 1], that a trigger must steer.
         rng: source of the start and of the rows.
-        tick: called after each window of steps with the number of classes left and the smallest size.
+        tick: called after each window of steps with the number of classes left and the smallest size, of
+            those that are searched together.
 
     Returns:
         Triggers, sizes and successes by class.
@@ -204,7 +205,7 @@ class _Search:
         with torch.no_grad():
             for i, rows in enumerate(self.others):
                 own = [f[i : i + 1] for f in self.kept]
-                for part in rows.split(MEASURED):
+                for part in rows.split(min(MEASURED, max(1, AT_ONCE // self.x[0].numel()))):
                     stamped = self.form.stamp(own, self.x[part][None])[0]
                     success[i] += (self.prepared.exact(stamped).argmax(1) == self.classes[i]).sum()
                     self.passes += len(part)

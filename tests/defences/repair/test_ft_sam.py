@@ -1,5 +1,7 @@
 """FT-SAM: one step in closed form, the worst weights by brute force, and normalisation that forgets them."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -99,8 +101,8 @@ def test_the_loss_stays_lower_around_the_weights_than_after_plain_fine_tuning() 
     assert worst_losses[1] < 0.9 * worst_losses[0]
 
 
-def test_models_without_gradients_and_data_without_rows_are_refused() -> None:
-    with pytest.raises(NotApplicable, match="two clean rows"):
-        ft_sam(
-            two_logits(1.0), Samples(torch.ones(1, 1), torch.zeros(1, dtype=torch.int64), 2), rng=generator(0)
-        )
+def test_models_without_gradients_and_a_single_row_are_refused() -> None:
+    two = Samples(torch.ones(2, 1), torch.zeros(2, dtype=torch.int64), 2)
+    for model, clean in ((two_logits(1.0), two[:1]), (replace(two_logits(1.0), differentiable=False), two)):
+        with pytest.raises(NotApplicable, match="gradients and at least two clean rows"):
+            ft_sam(model, clean, rng=generator(0))
