@@ -257,7 +257,7 @@ def test_damaged_scans_are_refused(text: str, tmp_path: Path) -> None:
         mend(out=tmp_path)
 
 
-def test_a_scan_whose_suspect_is_no_class_is_refused(tmp_path: Path) -> None:
+def test_scans_of_a_suspect_that_is_no_class_and_of_mended_models_are_refused(tmp_path: Path) -> None:
     """Of seven classes the last is 6; with it the file is read, and its model is missed next."""
     options = {
         "model": None,
@@ -277,3 +277,7 @@ def test_a_scan_whose_suspect_is_no_class_is_refused(tmp_path: Path) -> None:
         (tmp_path / "scan.json").write_text(json.dumps(said))
         with pytest.raises(UsageError, match=says):
             mend(out=tmp_path)
+    again = {**options, "model": "m", "data": "d", "mended_by": "repair.i_bau"}
+    (tmp_path / "scan.json").write_text(json.dumps({**said, "options": again}))
+    with pytest.raises(UsageError, match="mended already"):
+        mend(out=tmp_path)

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from casemate.assess.screen import GROUPS, ranked, screen, unfit
+from casemate.assess.screen import GROUPS, Screened, ranked, screen, unfit
 from casemate.builtin.data import digits, fashion_mini
 from casemate.cli.main import run
-from casemate.core.data import PoisonBudget
+from casemate.core.data import PoisonBudget, Samples
 from casemate.core.errors import UsageError
 from casemate.core.registry import find
 from casemate.ops.rng import generator
-from casemate.report.screening import check
+from casemate.report.screening import check, fit
 
 ROWS = 1500
 
@@ -68,6 +68,15 @@ def test_few_rows_of_clean_data_are_raised_and_the_table_says_how_many_to_expect
     assert "not calibrated on your data" in " ".join(said.split())
     assert "The net that rows are judged by gives" in " ".join(said.split())
     assert json.loads((tmp_path / "out" / "screen.json").read_text())["share_suspicious"] <= 0.1
+
+
+@pytest.mark.parametrize(("share", "warned"), [(0.7, False), (0.69, True)])
+def test_a_net_that_knows_few_rows_is_no_good_judge(share: float, warned: bool) -> None:
+    """It may have learnt little, or the labels may be wrong, which more passes would only teach it by heart."""
+    rows = Samples(torch.zeros(1, 1, 8, 8), torch.zeros(1, dtype=torch.int64), 2)
+    said = fit(Screened("own", rows, share, {}, [], {}))
+    assert said.startswith(f"The net that rows are judged by gives {share:.0%} of them their own label")
+    assert ("many labels are wrong" in said) == warned
 
 
 def few(source, classes: tuple[int, ...], n: int) -> tuple[np.ndarray, np.ndarray]:

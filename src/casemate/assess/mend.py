@@ -44,6 +44,7 @@ class _Options(BaseModel):
     std: tuple[float, ...]
     device: str
     seed: int
+    mended_by: str = ""
 
 
 class _Detector(BaseModel):
@@ -223,6 +224,10 @@ def _read(out: Path) -> ScanFile:
         raise UsageError(f"There must be a backdoor to mend. The scan in {out} says: {said.outcome}.")
     if said.options.model is None or said.options.data is None:
         raise UsageError("A scan of a model or data in memory cannot be repeated; scan by specifications.")
+    if said.options.mended_by:
+        raise UsageError(
+            f"The scan in {out} is of a model that was mended already. Scan the file of that model to mend it."
+        )
     return said
 
 

@@ -15,7 +15,7 @@ from casemate.report.png import png
 MOST = 200  # pictures on the page
 # share of the rows of clean data that is suspicious, as measured with the default settings
 CLEAN = "about 5% of clean rows are, on ten classes of clothing; this is not calibrated on your data"
-WELL = 0.7  # share of the rows that the net must give their label for screenings to say much
+WELL = 0.7  # share of the rows that the net must give their label for no warning; a guess, not measured
 BLIND = "backdoors were not looked for, since no screening that does fits these data"
 
 
@@ -67,7 +67,9 @@ def fit(found: Screened) -> str:
     """Say how well the net that screenings ask knows the rows."""
     known = f"The net that rows are judged by gives {found.fit:.0%} of them their own label"
     return known + (
-        "." if found.fit >= WELL else ": it has learnt little, and the answers are weak. Raise --epochs."
+        "."
+        if found.fit >= WELL
+        else ", so the answers are weak: it has learnt little (raise --epochs), or many labels are wrong."
     )
 
 
