@@ -38,8 +38,11 @@ def test_victims_of_different_models_have_different_recipes() -> None:
     assert one.digest() == online(recipe, recipe(data, rng=generator(1))).digest()
 
 
-def test_a_model_that_changes_its_inputs_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [({"bounds": (-1.0, 1.0)}, "takes inputs as they are"), ({"outputs": "probabilities"}, "return logits")],
+)
+def test_a_model_of_other_inputs_or_outputs_than_a_recipes_is_refused(settings: dict, says: str) -> None:
     recipe = Recipe(partial(small_mlp, (5,), 2), "mlp", epochs=1)
-    model = Classifier(recipe.make(), 2, (5,), bounds=(-1.0, 1.0))
-    with pytest.raises(UsageError, match="takes inputs as they are"):
-        online(recipe, model)
+    with pytest.raises(UsageError, match=says):
+        online(recipe, Classifier(recipe.make(), 2, (5,), **settings))

@@ -37,13 +37,16 @@ def online(recipe: Recipe, model: Classifier, /) -> Recipe:
         The recipe, with a digest of the weights in its name.
 
     Raises:
-        UsageError: the model changes its inputs before the net sees them, which a recipe does not.
+        UsageError: the model changes its inputs before the net sees them, which a recipe does not, or its
+            net returns no logits.
     """
     if model.bounds != (0.0, 1.0) or model.mean or model.std:
         raise UsageError(
             "A model that is trained further takes inputs as they are, in [0, 1]. Got one with bounds "
             f"{model.bounds}, mean {model.mean} and std {model.std}: put them into the net as its first layer."
         )
+    if model.outputs != "logits":
+        raise UsageError(f"A model that is trained further must return logits. Got {model.outputs}.")
     return replace(recipe, make=Continued(model.net), name=f"{recipe.name} after {_digest(model.net)[:16]}")
 
 
