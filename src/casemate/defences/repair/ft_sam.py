@@ -27,7 +27,7 @@ ZHU = Paper(
     2023,
     "https://arxiv.org/abs/2304.11823",
 )
-BATCH = 32  # 256 in the paper, of ten times as many clean rows; with 64 and 400 steps 30 to 46% stayed misled
+BATCH = 32  # 256 in the paper, of ten times as many clean rows; 64 with 400 and 1,200 steps left 46 and 30% misled
 
 
 @repair(papers=(ZHU,), known_as=("FT-SAM", "sharpness-aware fine-tuning"))
