@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from casemate.core.data import Samples
-from casemate.core.errors import NotApplicable
+from casemate.core.errors import NotApplicable, UsageError
 from casemate.core.target import Classifier
 from casemate.defences.repair.ft_sam import ft_sam, sharp_gradient, worst
 from casemate.ops.rng import generator
@@ -104,5 +104,11 @@ def test_the_loss_stays_lower_around_the_weights_than_after_plain_fine_tuning() 
 def test_models_without_gradients_and_a_single_row_are_refused() -> None:
     two = Samples(torch.ones(2, 1), torch.zeros(2, dtype=torch.int64), 2)
     for model, clean in ((two_logits(1.0), two[:1]), (replace(two_logits(1.0), differentiable=False), two)):
-        with pytest.raises(NotApplicable, match="gradients and at least two clean rows"):
+        with pytest.raises(NotApplicable, match="gradients and weights, and at least two clean rows"):
             ft_sam(model, clean, rng=generator(0))
+
+
+def test_a_training_that_diverges_is_an_error_and_no_model() -> None:
+    data = Samples(torch.rand(8, 1, generator=generator(0)), torch.arange(8) % 2, 2)
+    with pytest.raises(UsageError, match="FT-SAM diverged"):
+        ft_sam(two_logits(1.0), data, rho=1e39, epochs=3, rng=generator(1))

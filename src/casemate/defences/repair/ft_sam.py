@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from casemate.core.data import Samples
-from casemate.core.errors import NotApplicable
+from casemate.core.errors import NotApplicable, UsageError
 from casemate.core.recipe import one_cycle
 from casemate.core.registry import Paper, repair
 from casemate.core.target import Classifier, laid_out
@@ -69,10 +69,11 @@ def ft_sam(
         The mended classifier, a copy.
 
     Raises:
-        NotApplicable: the model has no gradients, or there are fewer than two rows.
+        NotApplicable: the model has no gradients or no weights, or there are fewer than two rows.
+        UsageError: training diverged.
     """
-    if not model.differentiable or len(clean) < 2:
-        raise NotApplicable("FT-SAM needs a net with gradients and at least two clean rows")
+    if not model.differentiable or not any(True for _ in model.net.parameters()) or len(clean) < 2:
+        raise NotApplicable("FT-SAM needs a net with gradients and weights, and at least two clean rows")
     net = copy.deepcopy(model.net).train().requires_grad_(True)
     net.zero_grad(set_to_none=True)
     images = clean.x.dim() == 4
@@ -97,6 +98,8 @@ def ft_sam(
                 optimizer.step()
             tick(epoch + 1, epochs, {"loss": float(loss)})
     net.eval().zero_grad(set_to_none=True)
+    if not all(bool(w.isfinite().all()) for w in weights):
+        raise UsageError(f"FT-SAM diverged: its weights are not finite. Lower rho={rho:g} or lr={lr:g}.")
     if images:
         net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     for weight, own in zip(net.parameters(), model.net.parameters(), strict=True):

@@ -121,7 +121,12 @@ def connected(net: nn.Module, data: Samples, kept: Tensor, share: float) -> Tens
     Of each class one row at least is no medoid, and it and its medoid stay: no class is lost.
     """
     rows, model = data[kept], Classifier(net, data.classes, data.shape, device=data.x.device)
-    return kept[~isolated(gradients(model, rows), rows.y, share)]
+    alone = torch.zeros_like(rows.y, dtype=torch.bool)
+    # class by class: a row's gradient has as many values as the last layer
+    for label in rows.y.unique():
+        own = (rows.y == label).nonzero().flatten()
+        alone[own] = isolated(gradients(model, rows[own]), share)
+    return kept[~alone]
 
 
 def gradients(model: Classifier, data: Samples) -> Tensor:
@@ -137,13 +142,11 @@ def gradients(model: Classifier, data: Samples) -> Tensor:
     return (errors[:, :, None] * features[:, None, :]).flatten(1)
 
 
-def isolated(points: Tensor, y: Tensor, share: float) -> Tensor:
-    """Tell which rows (N, D) are medoids of their class that stand for no other row, (N,) bool."""
-    found = torch.zeros(len(y), dtype=torch.bool, device=y.device)
-    for label in y.unique():
-        rows = (y == label).nonzero().flatten()
-        count = int(share * len(rows))
-        if count:
-            chosen = medoids(points[rows], count)
-            found[rows[chosen[sizes(points[rows], chosen) == 1]]] = True
+def isolated(points: Tensor, share: float) -> Tensor:
+    """Tell which rows (N, D) of a class are medoids that stand for no other row, (N,) bool."""
+    found = torch.zeros(len(points), dtype=torch.bool, device=points.device)
+    count = int(share * len(points))
+    if count:
+        chosen = medoids(points, count)
+        found[chosen[sizes(points, chosen) == 1]] = True
     return found
