@@ -3,6 +3,7 @@ import pytest
 from casemate.assess.plan import ENSEMBLES, check, customary_eps, read_plan
 from casemate.assess.presets import preset
 from casemate.core.errors import UnknownMethod, UsageError
+from casemate.core.semantic import Attributes, Colours, Conditional, Latent
 
 PLAN = """
 rows = 100
@@ -93,3 +94,45 @@ def test_customary_radii_are_those_of_the_literature():
 def test_threats_that_are_no_list_are_refused(tmp_path):
     with pytest.raises(UsageError, match="threats"):
         read_plan(written(tmp_path, "threats = 3"))
+
+
+SEMANTIC = """
+[[threats]]
+id = "meaning"
+title = "The same thing otherwise"
+family = "semantic"
+attacks = ["semantic.hue_saturation"]
+colours = { hue = 0.25 }
+require = { metric = "robust_accuracy", at_least = 0.5 }
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("colours = { hue = 0.25 }", Colours(hue=0.25)),
+        ('conditional = { generator = "g" }', Conditional(generator="g")),
+        ('attributes = { names = ["angle"], limits = [0.1] }', Attributes(names=("angle",), limits=(0.1,))),
+        ('generator = "g"', Latent(generator="g", radius=6.0)),
+    ],
+    ids=["colours", "conditional", "attributes", "generator"],
+)
+def test_a_semantic_threat_says_in_what_space_inputs_move(tmp_path, line, expected):
+    (threat,) = read_plan(written(tmp_path, SEMANTIC.replace("colours = { hue = 0.25 }", line))).threats
+    assert threat.budget((3, 32, 32)) == expected
+
+
+def test_a_semantic_threat_without_a_space_or_with_two_is_refused(tmp_path):
+    for line, got in (("", "none"), ('generator = "g"\ncolours = {}', "generator and colours")):
+        text = SEMANTIC.replace("colours = { hue = 0.25 }", line)
+        with pytest.raises(UsageError, match=f"one of generator, .* has {got}"):
+            read_plan(written(tmp_path, text))
+
+
+def test_a_patch_needs_the_share_that_it_covers(tmp_path):
+    text = PLAN.replace('"evasion"', '"universal"').replace("evasion.fgsm", "universal.patch")
+    text = text.replace(', {method = "evasion.pgd", params = {steps = 7}}, "autoattack"', "")
+    with pytest.raises(
+        UsageError, match=r"universal\.patch covers a share of each picture: 'pixels' needs 'area'"
+    ):
+        read_plan(written(tmp_path, text))

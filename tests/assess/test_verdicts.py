@@ -259,3 +259,15 @@ def test_a_stand_in_recipe_is_a_doubt_about_what_trains_and_about_nothing_else(t
     assert [f.code for f in attacked.flags] == ["zero-gradient"]
     assert [f.code for f in poisoned.flags] == ["surrogate-recipe"]
     assert poisoned.outcome == "holds"
+
+
+def test_an_attack_that_does_no_more_than_noise_shows_nothing(tmp_path):
+    """74 of 100 stand where noise leaves 72 of the 81 that are right; with noise at 81 it does nothing, and 74 holds."""
+    store = Store(tmp_path)
+    stands, clean = [True] * 74 + [False] * 26, {"accuracy": share(81, 100)}
+    weak = stored(store, "evasion.fgsm", stands, clean=clean, baseline={"robust_accuracy": share(72, 100)})
+    drawn = verdict(store, [weak])
+    assert drawn.outcome == "inconclusive"
+    assert [f.code for f in drawn.flags] == ["baseline-beats-attack"]
+    idle = stored(store, "evasion.pgd", stands, clean=clean, baseline={"robust_accuracy": share(81, 100)})
+    assert verdict(store, [idle]).outcome == "holds"

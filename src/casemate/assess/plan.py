@@ -18,7 +18,7 @@ from casemate.core.pasting import Pasting
 from casemate.core.physical import Print, Sticker
 from casemate.core.programs import Semantics
 from casemate.core.registry import find
-from casemate.core.semantic import Latent
+from casemate.core.semantic import Attributes, Colours, Conditional, Latent
 from casemate.core.tampering import Tampering
 from casemate.core.threat import Lp, parse_eps
 from casemate.ops.norms import Norm
@@ -68,6 +68,9 @@ class Threat(BaseModel):
     semantics: Semantics | None = None
     tampering: Tampering | None = None
     generator: str | None = None
+    conditional: Conditional | None = None
+    attributes: Attributes | None = None
+    colours: Colours | None = None
     rates: tuple[float, ...] = ()
     repeats: int = Field(default=3, ge=1)
     rows: int | None = Field(default=None, ge=1)
@@ -102,12 +105,10 @@ class Threat(BaseModel):
                 return Sticker(area=self.area)
             case "physical":
                 return Print.model_validate({"norm": self.norm, "eps": eps})
+            case "semantic" if self.generator is not None:
+                return Latent(generator=self.generator, radius=6.0, queries=self.queries)
             case "semantic":
-                return (
-                    None
-                    if self.generator is None
-                    else Latent(generator=self.generator, radius=6.0, queries=self.queries)
-                )
+                return self.conditional or self.attributes or self.colours
             case _:
                 return None
 
@@ -229,6 +230,8 @@ def check(plan: Plan) -> None:
                 raise UsageError(
                     f"The threat '{threat.id}' is of family {threat.family}; {entry.id} is of {entry.family}."
                 )
+            if threat.family == "universal" and threat.area is None and not entry.norms:
+                raise UsageError(f"{entry.id} covers a share of each picture: '{threat.id}' needs 'area'.")
             ball = threat.family == "evasion" or (threat.family == "universal" and threat.area is None)
             if ball and threat.norm not in entry.norms:
                 raise UsageError(
@@ -251,6 +254,13 @@ def check(plan: Plan) -> None:
         if (threat.family == "malware") != (threat.semantics is not None):
             raise UsageError(
                 f"A malware threat needs 'semantics', and no other has them. '{threat.id}' is of {threat.family}."
+            )
+        spaces = ("generator", "conditional", "attributes", "colours")
+        given = [name for name in spaces if getattr(threat, name) is not None]
+        if len(given) != (threat.family == "semantic"):
+            raise UsageError(
+                f"A semantic threat needs one of {', '.join(spaces)}, and no other has any. '{threat.id}' is of "
+                f"{threat.family} and has {' and '.join(given) or 'none'}."
             )
         if threat.family in ("evasion", "universal", "physical"):
             threat.budget((1, 28, 28))

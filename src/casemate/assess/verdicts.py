@@ -46,10 +46,11 @@ def draw(
         worst = _worst_result(threat, done)
         measured = worst.metrics.get(threat.require.metric) if worst else None
     flags += _too_few(threat, measured)
-    outcome, why = _outcome(threat, results, measured, strict, flags, left_out)
     shown = worst or (done[0] if done else None)
     metric = threat.require.metric
     clean = (shown.clean.get(metric) or shown.clean.get("accuracy")) if shown else None
+    flags += _no_better(threat, measured, shown.baseline.get(metric) if shown else None, clean)
+    outcome, why = _outcome(threat, results, measured, strict, flags, left_out)
     if threat.family == "evasion" and clean is not None and threat.require.judge(clean) == "falls":
         why = f"the model is right too rarely even without an attack; {why}"
     return Verdict(
@@ -173,6 +174,19 @@ def _too_few(threat: Threat, measured: Estimate | None) -> list[Flag]:
     if threat.family == "evasion" and measured is not None and measured.n < FEW_ROWS:
         return [Flag(code="few-rows", detail=f"{measured.n} rows; {FEW_ROWS} or more are needed")]
     return []
+
+
+def _no_better(
+    threat: Threat, measured: Estimate | None, baseline: Estimate | None, clean: Estimate | None
+) -> list[Flag]:
+    """Doubt attacks on a finished model that do no more than random changes, where these do anything at all."""
+    if threat.family in TRAINED or measured is None or baseline is None or clean is None:
+        return []
+    sign = 1 if threat.require.at_least is not None else -1
+    idle = sign * baseline.value >= sign * clean.value
+    if idle or sign * measured.value < sign * baseline.value:
+        return []
+    return [Flag(code="baseline-beats-attack", detail="random changes of equal size do as much or more")]
 
 
 def _curves(threat: Threat, done: Sequence[Result]) -> dict[str, Curve]:

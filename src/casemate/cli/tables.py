@@ -95,14 +95,14 @@ def gate(assessment: Assessment, fail_on: str | None) -> int:
     bad = ("falls",) if fail_on == "falls" else ("falls", "inconclusive")
     failing = [v for v in assessment.verdicts if v.outcome in bad]
     untested = [v for v in assessment.verdicts if v.outcome == "not_tested"]
+    rest = f"; not tested: {', '.join(v.threat for v in untested)}" if untested else ""
     if failing:
         named = ", ".join(f"{v.threat} ({OUTCOMES[v.outcome][0]})" for v in failing)
-        print(f"Gate --fail-on {fail_on} failed: {named}")
+        print(f"Gate --fail-on {fail_on} failed: {named}{rest}")
         return 1
     if len(untested) == len(assessment.verdicts):
         print(f"Gate --fail-on {fail_on} failed: nothing was tested")
         return 1
-    rest = f"; not tested: {', '.join(v.threat for v in untested)}" if untested else ""
     print(f"Gate --fail-on {fail_on} passed{rest}")
     return 0
 

@@ -89,7 +89,7 @@ def case_view(
         headline_title=words.metric(result.headline).title if result.headline else "",
         metrics=_metrics(result),
         settings=_settings(case, entry),
-        access=words.OWN_MODELS if case.crafted_on else access(entry, case.family),
+        access=_own(case.crafted_on) if case.crafted_on else access(entry, case.family),
         budget=words.budget(case),
         rows=case.rows,
         seed=case.seed,
@@ -165,3 +165,9 @@ def _differences(own: Provenance | None, common: Provenance | None) -> tuple[tup
     return tuple(
         (k.capitalize(), words.setting(v)) for k, v in mine.items() if k != "time" and v != theirs[k] and v
     )
+
+
+def _own(crafted_on: tuple[str, ...]) -> str:
+    """Say that examples come from the adversary's own models, and of what kinds these are."""
+    kinds = ", ".join(dict.fromkeys(name.partition(":")[0] for name in crafted_on))
+    return f"{words.OWN_MODELS} ({kinds})"

@@ -99,8 +99,8 @@ FLAGS = {
         "Do not read other failures of this attack as robustness.",
     ),
     "baseline-beats-attack": Explanation(
-        "Random noise does better than the attack",
-        "Noise of the same size fools more inputs than the attack does. The attack is not working on this model.",
+        "Random noise does as well as the attack",
+        "Noise of the same size fools as many inputs as the attack does, or more. It has shown nothing about this model.",
         "Do not use this attack's number; check its parameters.",
     ),
     "budget-exceeded": Explanation(

@@ -24,7 +24,9 @@ BATCH = 250
 ENOUGH = 64  # shadows from which each row has a variance of its own (the paper's rule)
 
 
-@membership(papers=(CARLINI,), known_as=("likelihood ratio attack", "LiRA"))
+@membership(
+    papers=(CARLINI,), known_as=("likelihood ratio attack", "LiRA", "Membership training", "shadow training")
+)
 def lira(
     oracle: ScoreOracle,
     x: Tensor,
