@@ -163,3 +163,11 @@ def test_a_form_that_fails_on_other_batch_sizes_is_not_taken(monkeypatch):
     monkeypatch.setattr(compiled, "BUILDERS", (sized,))
     prepared = Prepared(Classifier(nn.Linear(4, 3), 3, (4,)))
     assert compile_forward(prepared, torch.rand(6, 4, generator=torch.Generator().manual_seed(0))) is None
+
+
+def test_an_exporter_that_fails_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    """ONNX has no adaptive pooling to sides that do not divide the input's."""
+    net = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten(), torch.nn.Linear(48, 3))
+    x = torch.rand(9, 3, 11, 10, generator=torch.Generator().manual_seed(0))
+    compile_forward(Prepared(Classifier(net, 3, (3, 11, 10))), x)
+    assert capfd.readouterr().out == ""

@@ -1,9 +1,10 @@
 """Compiled forward passes for attacks that only ask."""
 
 import io
+import os
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +53,7 @@ def _candidates(prepared: Prepared, x: Tensor) -> Iterator[Forward]:
     for build in BUILDERS:
         try:
             # an exporter that fails prints its graph, which would be read as our own output
-            with warnings.catch_warnings(record=True) as said, redirect_stdout(io.StringIO()):
+            with warnings.catch_warnings(record=True) as said, redirect_stdout(io.StringIO()), _muted():
                 warnings.simplefilter("always")
                 compiled = build(prepared, x)
         except Exception:  # noqa: S112 - exporters fail in their own ways; such a net runs as it is
@@ -60,6 +61,24 @@ def _candidates(prepared: Prepared, x: Tensor) -> Iterator[Forward]:
         # a branch taken on a tensor's value was recorded as if it were always taken
         if not any("to a Python" in str(warning.message) for warning in said):
             yield compiled
+
+
+@contextmanager
+def _muted() -> Iterator[None]:
+    """Send the process's standard output nowhere: torch's exporter prints in C++, past Python's."""
+    try:
+        kept = os.dup(1)
+    except OSError:  # there is none
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 class _Scores(nn.Module):
