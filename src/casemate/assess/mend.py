@@ -147,9 +147,10 @@ def mend(
     for name, repair in repairs.items():
         progress.start(name, name)
         try:
-            models[name] = repair(model, seen, triggers, rng=generator(seed, name), tick=progress.step)
-            effects[name] = effect(models[name], unseen, triggers, suspect)
-        except NotApplicable as error:
+            mended = repair(model, seen, triggers, rng=generator(seed, name), tick=progress.step)
+            effects[name] = effect(mended, unseen, triggers, suspect)
+            models[name] = mended
+        except (NotApplicable, UsageError) as error:  # one that diverges as well: the others may do
             left_out[name] = str(error)
         progress.finish(name, None)
     if not models:
