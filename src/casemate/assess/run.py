@@ -39,7 +39,7 @@ def run(cases: Sequence[Case], bench: Bench, progress: Progress) -> Iterator[Res
     for case in cases:
         known = bench.store.get(case.key)
         if known is not None and known.status == "done" and bench.store.whole(known):
-            progress.start(case.key, f"{case.method} (kept)")
+            progress.start(case.key, f"{describe(case)} (kept)")
             progress.finish(case.key, known)
             yield known
             continue

@@ -48,8 +48,8 @@ def bpda(
     Such layers are computed as they are in the forward pass. In the backward pass a layer that
     declares a stand-in (a method `stand_in`) gets the stand-in's gradient, and one that is found to let
     no gradient through, though it answers to finite steps, that of the identity. The steps are those of
-    projected gradient descent. BPDA is a hook rather than an attack: `core.adaptive.through` does the
-    same for every attack, and so does `bpda = "auto"` in a plan.
+    projected gradient descent. BPDA is a hook rather than an attack: `bpda = "auto"` in a plan does the
+    same for every attack.
 
     Args:
         oracle: white-box access to the target.

@@ -67,7 +67,8 @@ def bsr(
         copies: number of copies at each step (N in the paper); each costs a pass.
         blocks: strips that each copy is cut into, and blocks in each strip (n in the paper).
         degrees: largest angle by which a block is turned, to either side (tau in the paper).
-        views: further ways of taking a gradient, such as "ti,si" (see `core.transfer`); "" for none.
+        views: further ways of taking a gradient, between commas: di (input diversity), ti (smoothing over
+            shifts), si (scaled copies); "" for none.
         loss: surrogate to climb; `ce` is the log-odds of error, which has the direction of
             cross-entropy and does not saturate.
         rng: source of the cuts, orders and angles, one stream per row.

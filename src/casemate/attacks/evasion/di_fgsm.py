@@ -63,7 +63,8 @@ def di_fgsm(
         decay: share of the momentum that each step keeps (mu in the paper), at least 0.
         probability: chance that a step sees an altered picture, in [0, 1].
         smallest: least size of an altered picture, as a share of its sides in (0, 1].
-        views: further ways of taking a gradient, such as "ti,si" (see `core.transfer`); "" for none.
+        views: further ways of taking a gradient, between commas: di (input diversity), ti (smoothing over
+            shifts), si (scaled copies); "" for none.
         loss: surrogate to climb; `ce` is the log-odds of error, which has the direction of
             cross-entropy and does not saturate.
         rng: source of sizes and places, one stream per row.

@@ -54,7 +54,7 @@ def human(
     (`casemate human-study` puts that to the test). With `blur` 0 this is the iterative FGSM.
 
     Args:
-        oracle: white-box access to the mean logits of several nets (`core.ensemble.mean_logits`).
+        oracle: white-box access to the mean logits of several nets.
         x: clean pictures (N, C, H, W), each value in [0, 1].
         goal: what the adversary wants of each row; the paper names a class.
         budget: ball around `x` that the result stays in; the paper has 32/255.

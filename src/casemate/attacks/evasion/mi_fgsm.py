@@ -48,7 +48,7 @@ def mi_fgsm(
     The momentum g <- decay * g + grad / mean|grad| smooths the path, so that examples fool other
     models as well. With `decay` 0 this is the iterative FGSM (BIM). A row that reaches the goal
     leaves at once; examples meant to transfer need a goal that never ends
-    (`core.threat.NeverReached`).
+    (`NeverReached`), which transfer threats give them.
 
     Args:
         oracle: white-box access to the target, or to a surrogate of it.

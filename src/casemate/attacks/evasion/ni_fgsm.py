@@ -59,7 +59,8 @@ def ni_fgsm(
         steps: number of gradient steps; every row takes them all.
         step_size: length of one step, in units of `x`; None means eps / steps.
         decay: share of the momentum that each step keeps (mu in the paper), at least 0.
-        views: ways of taking a gradient between commas, of di, ti and si (see `core.transfer`); "" for the plain one.
+        views: ways of taking a gradient, between commas: di (input diversity), ti (smoothing over
+            shifts), si (scaled copies); "" for the plain one.
         loss: surrogate to climb; `ce` is the log-odds of error, which has the direction of
             cross-entropy and does not saturate.
         rng: source of what views draw, one stream per row.

@@ -67,7 +67,8 @@ def pgn(
         samples: number of random points around each iterate (N in the paper); each costs two passes.
         reach: half the side of the cube that they come from, in multiples of eps (zeta in the paper).
         balance: weight of the gradient a step downhill, in [0, 1] (delta in the paper).
-        views: ways of taking a gradient between commas, of di, ti and si (see `core.transfer`); "" for the plain one.
+        views: ways of taking a gradient, between commas: di (input diversity), ti (smoothing over
+            shifts), si (scaled copies); "" for the plain one.
         loss: surrogate to climb; `ce` is the log-odds of error, which has the direction of
             cross-entropy and does not saturate.
         rng: source of the random points, one stream per row.

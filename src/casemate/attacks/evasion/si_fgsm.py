@@ -62,7 +62,8 @@ def si_fgsm(
         step_size: length of one step, in units of `x`; None means eps / steps.
         decay: share of the momentum that each step keeps (mu in the paper), at least 0.
         copies: number of copies (m in the paper), of values divided by 1, 2, 4 ...; each costs a pass.
-        views: further ways of taking a gradient, such as "ti,si" (see `core.transfer`); "" for none.
+        views: further ways of taking a gradient, between commas: di (input diversity), ti (smoothing over
+            shifts), si (scaled copies); "" for none.
         loss: surrogate to climb; `ce` is the log-odds of error, which has the direction of
             cross-entropy and does not saturate.
         rng: source of what further views draw, one stream per row.

@@ -64,7 +64,8 @@ def vmi_fgsm(
         decay: share of the momentum that each step keeps (mu in the paper), at least 0.
         neighbours: number of random points around each iterate (N in the paper); each costs a pass.
         reach: half the side of the cube that they come from, in multiples of eps (beta in the paper).
-        views: ways of taking a gradient between commas, of di, ti and si (see `core.transfer`); "" for the plain one.
+        views: ways of taking a gradient, between commas: di (input diversity), ti (smoothing over
+            shifts), si (scaled copies); "" for the plain one.
         loss: surrogate to climb; `ce` is the log-odds of error, which has the direction of
             cross-entropy and does not saturate.
         rng: source of the neighbours, one stream per row.

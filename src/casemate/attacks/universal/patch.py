@@ -52,7 +52,7 @@ def patch(
         tick: called after each step with the loss.
 
     Returns:
-        The patch, a `core.pasting.Patch`, which the harness pastes where it likes.
+        The patch, which the harness pastes where it likes.
 
     Raises:
         NotApplicable: the inputs are not pictures, or the patch is smaller than a pixel.
