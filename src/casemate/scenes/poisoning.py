@@ -82,8 +82,9 @@ SCENES: dict[str, Scene] = {
         data=fashion_mini,
         rate=0.8,
     ),
-    # the goal, 8 points, is not met on every seed: the drop was 7.7 and 11.9 points on seeds 0 and 1, 7.5 on
-    # another, beside 0.6 to 1.9 by random labels; three times as many steps gave the same
+    # What is gained on validation rows, here 125, is a third more than on others, however the inner descent is
+    # made: longer, with the victim's own steps of Adam (which halve it), with more validation rows or capped losses.
+    # One label for all six, of each class in turn and the better kept, does a point more than labels at random
     "poisoning.back_gradient": TrainingScene(
         title="Six of 106 training rows, against softmax regression on three pairs of digits",
         bar=Bar("accuracy_drop", at_least=0.08, times=1.5, gap=0.03),
@@ -93,7 +94,15 @@ SCENES: dict[str, Scene] = {
         rate=6 / 106,
         train_rows=106,
         repeats=4,
-        params={"inner_steps": 200, "rate": 0.3, "outer_steps": 5, "refine_steps": 30, "together": 2},
+        params={
+            "inner_steps": 200,
+            "rate": 0.3,
+            "outer_steps": 5,
+            "refine_steps": 15,
+            "together": 2,
+            "attempts": 2,
+            "labels": "one for all",
+        },
     ),
     # by 0.1 nothing was lost, by 0.2 a good third; on 28x28 grey clothing a model trained on 2,000 rows moved by
     # 8/255, which is what the paper allows on colour pictures, erred no more than one trained on clean rows

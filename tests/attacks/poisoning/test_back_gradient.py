@@ -57,6 +57,17 @@ def test_without_steps_points_are_validation_rows_with_wrong_labels():
     assert (SHOP.validation.y[same.int().argmax(1)] != made.y).all()
 
 
+def test_of_several_attempts_the_one_that_does_most_is_kept():
+    """Two attempts begin as one does, draw for draw, and the second has the other class for all its points."""
+    settings = {"outer_steps": 2, "refine_steps": 0, "labels": "one for all", **HOW}
+    one, two = (
+        back_gradient(SHOP, PoisonBudget(0.1), rng=generator(0), attempts=k, **settings) for k in (1, 2)
+    )
+    assert one.y.eq(0).all()
+    assert two.y.unique().numel() == 1
+    assert torch.equal(one.x, two.x) or damage(two) > damage(one)
+
+
 def test_a_specific_poison_starts_at_the_source_and_has_the_label_wished_for():
     made = back_gradient(
         SHOP, PoisonBudget(0.1), rng=generator(0), goal="specific", source=1, wish=0, outer_steps=2, **HOW

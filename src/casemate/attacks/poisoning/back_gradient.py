@@ -1,6 +1,7 @@
 """Back-gradient optimisation: poison points that climb the validation loss of the trained model."""
 
-from typing import Annotated, Literal
+from dataclasses import replace
+from typing import Annotated, Literal, assert_never
 
 import torch
 from annotated_types import Ge, Gt
@@ -20,11 +21,12 @@ MUNOZ = Paper(
     2017,
     "https://arxiv.org/abs/1708.08689",
 )
+Labels = Literal["each its own", "one for all"]
 GROUPS = 20  # in which many points are added, so that the time does not grow with their number squared
-HALVINGS = 5  # of a step that gains nothing, before a point is left where it is
+HALVINGS = 5  # of a step that gains nothing, before a point is left where it is; one that gains is doubled
 
 
-@poisoning(papers=(MUNOZ,), known_as=("Back-gradient optimization", "back-gradient poisoning"))
+@poisoning(papers=(MUNOZ,), known_as=("Back-gradient optimization", "back-gradient poisoning"), version=2)
 def back_gradient(
     workshop: Workshop,
     budget: PoisonBudget,
@@ -39,6 +41,8 @@ def back_gradient(
     outer_steps: Annotated[int, Ge(0)] = 20,
     length: Annotated[float, Gt(0)] = 1.0,
     together: Annotated[int, Ge(1)] | None = None,
+    attempts: Annotated[int, Ge(1)] = 1,
+    labels: Labels = "each its own",
     refine_steps: Annotated[int, Ge(0)] = 20,
     rng: Generator,
     tick: Tick = ignore,
@@ -49,7 +53,8 @@ def back_gradient(
     one after another: each starts as a validation row with a wrong label and moves as long as that
     raises the loss ("generic") or makes rows of class `source` look like `wish` and leaves all others
     alone ("specific"). A step that gains nothing is halved, so that no point ends worse than it began.
-    The poison replaces random rows: the adversary supplies that share of the training set.
+    Where that leads depends on starts and labels, so that several attempts may be made, of which the one
+    that did most goes on. The poison replaces random rows: the adversary supplies that share of the set.
 
     Args:
         workshop: what the adversary knows; its recipe gives the net that is trained in the head.
@@ -65,7 +70,11 @@ def back_gradient(
         length: length of the first step of the points that move together, as an l2 distance in units of x.
         together: points that are added at a time, 1 in the paper; None means that up to 20 are added singly,
             and more of them in at most 20 groups.
-        refine_steps: most steps of all points at once, after the last one was added; 0 is the paper's way.
+        attempts: sets of points that are begun and moved, each from starts of its own; the best one is kept.
+        labels: "each its own" draws any wrong label for each point, which is the paper's way; "one for all"
+            gives all points of an attempt the same, a class of its own for each attempt in turn. Only for
+            "generic".
+        refine_steps: most steps of all points of the best attempt at once; 0 is the paper's way.
         rng: source of the rows, starts, labels and first weights.
         tick: called after each group of points with the loss that the adversary climbs.
 
@@ -84,22 +93,25 @@ def back_gradient(
     keep[rows] = False
     # without float64 the walk back loses its way
     x, y = clean.x[keep].double(), clean.y[keep]
-    poison, labels = clean.x[rows].double(), clean.y[rows]
     learner = untrained(workshop.recipe, x, rng)
     aim = _aim(learner, valid, goal, source, wish)
-    order = torch.arange(len(rows), device=rows.device).split(together or -(-len(rows) // GROUPS))
-    for done, group in enumerate(order):
-        free, given = _start(valid, able, wish if goal == "specific" else None, len(group), rng)
-        training = Training(learner, learner.start(), x, y, given, rate, inner_steps)
-        poison[group], value = _climb(training, free, aim, mode, outer_steps, length)
-        labels[group] = given
-        x, y = training.rows(poison[group])
-        tick(done + 1, len(order), {"loss": value})
-    whole = Training(
-        learner, learner.start(), clean.x[keep].double(), clean.y[keep], labels, rate, inner_steps
-    )
-    poison, _ = _climb(whole, poison, aim, mode, refine_steps, length * len(rows) ** 0.5)
-    return Poison(rows, poison.to(clean.x.dtype), labels)
+    size = together or -(-len(rows) // GROUPS)
+    best, given, most = clean.x[rows].double(), clean.y[rows], -float("inf")
+    for attempt in range(attempts):
+        named = _label(attempt, valid.classes, goal, wish, labels)
+        begun = Training(learner, learner.start(), x, y, y[:0], rate, inner_steps)
+        poison, chosen = x[:0], y[:0]
+        for group in torch.arange(len(rows)).split(size):
+            free, own = _start(valid, able, named, len(group), rng)
+            free, value = _climb(replace(begun, given=own), free, aim, mode, outer_steps, length)
+            begun = replace(begun, x=torch.cat([begun.x, free]), y=torch.cat([begun.y, own]))
+            poison, chosen = torch.cat([poison, free]), torch.cat([chosen, own])
+            tick(attempt * len(rows) + len(poison), attempts * len(rows), {"loss": value})
+        if value > most:
+            best, given, most = poison, chosen, value
+    whole = Training(learner, learner.start(), x, y, given, rate, inner_steps)
+    poison, _ = _climb(whole, best, aim, mode, refine_steps, length * len(rows) ** 0.5)
+    return Poison(rows, poison.to(clean.x.dtype), given)
 
 
 def _able(valid: Samples, goal: str, source: int, wish: int) -> Tensor:
@@ -114,14 +126,29 @@ def _able(valid: Samples, goal: str, source: int, wish: int) -> Tensor:
     return able.nonzero().flatten()
 
 
+def _label(attempt: int, classes: int, goal: str, wish: int, labels: Labels) -> int | None:
+    """Name the label that all points of an attempt get, if they get the same."""
+    if goal == "specific":
+        return wish
+    match labels:
+        case "one for all":
+            return attempt % classes
+        case "each its own":
+            return None
+    assert_never(labels)
+
+
 def _start(
-    valid: Samples, able: Tensor, wish: int | None, count: int, rng: Generator
+    valid: Samples, able: Tensor, named: int | None, count: int, rng: Generator
 ) -> tuple[Tensor, Tensor]:
-    """Draw inputs (M, *S) and a wrong label for each: the one wished for, or any."""
+    """Draw inputs (M, *S) and a wrong label for each: the one named, or any."""
+    if named is not None:
+        others = able[valid.y[able] != named]
+        able = others if len(others) else able
     rows = able[torch.randint(len(able), (count,), generator=rng).to(able.device)]
     x = valid.x[rows].double()
-    if wish is not None:
-        return x, torch.full_like(rows, wish)
+    if named is not None:
+        return x, torch.full_like(rows, named)
     shift = torch.randint(1, valid.classes, (count,), generator=rng).to(rows.device)
     return x, (valid.y[rows] + shift) % valid.classes
 
@@ -142,6 +169,8 @@ def _climb(
     best = _value(aim, training.run(free))
     for _ in range(steps):
         _, grad = hypergradient(training, free, aim, mode)
+        # what would leave the box takes no share of a step's length
+        grad = grad.where(((free > 0) | (grad > 0)) & ((free < 1) | (grad < 0)), torch.zeros_like(grad))
         size = float(grad.norm())
         if not size > 0:
             break
@@ -150,6 +179,7 @@ def _climb(
             value = _value(aim, training.run(moved))
             if value > best:
                 free, best = moved, value
+                length *= 2
                 break
             length /= 2
         else:
