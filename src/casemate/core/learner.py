@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.func import functional_call
+from torch.func import functional_call, grad, vmap
 
 from casemate.core.recipe import Recipe
 from casemate.core.target import Classifier
 from casemate.ops.rng import seeded
 
 Weights = tuple[Tensor, ...]
+ROWS_AT_A_TIME = 256
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,17 @@ def slope(of: Learner, weights: Sequence[Tensor], x: Tensor, y: Tensor) -> Weigh
     with torch.enable_grad():
         at = [w.detach().requires_grad_() for w in weights]
         return _gradient(of.loss(at, x, y), at)
+
+
+def row_slopes(of: Learner, weights: Sequence[Tensor], x: Tensor, y: Tensor) -> Tensor:
+    """Differentiate the loss of each row x (N, *S), y (N,) by the weights, laid end to end (N, P)."""
+
+    def loss(at: Weights, row: Tensor, label: Tensor) -> Tensor:
+        return of.loss(at, row[None], label[None])
+
+    each = vmap(grad(loss), in_dims=(None, 0, 0), chunk_size=ROWS_AT_A_TIME)
+    found: Weights = each(tuple(w.detach() for w in weights), x, y)
+    return torch.cat([g.flatten(1) for g in found], 1)
 
 
 def trainable(model: Classifier, /) -> Classifier:

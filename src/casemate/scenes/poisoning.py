@@ -125,16 +125,17 @@ SCENES: dict[str, Scene] = {
         repeats=6,
         params={"eps": 0.25},
     ),
-    # the paper's poisons may leave the box and are strong at 3%; in the box, where pictures are, 3 to 10% did
-    # about as much as random wrong labels, on two digits and on ten, because the gradient was not cancelled
+    # The paper's poisons may leave the box and are strong at 3%. In the box, from starts that cancel, 30% cost 28
+    # points on development seeds 10 and 11, beside 4 by random labels, 10% cost 5 and 7, beside 1 and 3, and 3%
+    # one point, beside 0.5. From random starts the gradient stayed and 30% cost 8: it is the starts that count
     "poisoning.gradient_canceling": TrainingScene(
         title="30% of the training rows, against softmax regression on ten digits; few rows in the box do little",
-        bar=Bar("accuracy_drop", at_least=0.05, times=1.5, gap=0.02),
+        bar=Bar("accuracy_drop", at_least=0.15, times=2, gap=0.1),
         recipe=ten_digit_regression,
         data=few_digits,
         rate=0.3,
         repeats=10,
-        params={"radii": (0.15, 0.2, 0.25, 0.3, 0.4), "rate": 0.5},
+        params={"rate": 0.5},
     ),
     # the goal, 15 points and twice what random labels do, is missed, and so is this bar on seed 0: 5.0 points,
     # and from -1.4 to 11.4 over three victims, beside 2.2. On development seeds 10 and 11, one victim each, it

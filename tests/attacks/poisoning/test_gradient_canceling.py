@@ -5,7 +5,12 @@ from functools import partial
 import pytest
 import torch
 
-from casemate.attacks.poisoning.gradient_canceling import _cancelling, _corrupted, gradient_canceling
+from casemate.attacks.poisoning.gradient_canceling import (
+    _cancelling,
+    _corrupted,
+    _starts,
+    gradient_canceling,
+)
 from casemate.core.data import PoisonBudget, Samples
 from casemate.core.errors import NotApplicable
 from casemate.core.learner import descend, product, slope, untrained
@@ -54,9 +59,35 @@ def test_where_the_poison_cancels_the_gradient_training_stays():
     assert x.max() <= 1
 
 
-def test_labels_are_wrong_for_the_rows_replaced_and_one_class_is_refused():
+def test_the_starts_are_those_of_a_search_through_all_pairs():
+    """The first start is the row, and the second the row beside it, that leave the least gradient of the joint set:
+    computed here by training sets that have each candidate in turn."""
+    rest = Samples(SHOP.clean.x[:20].double(), SHOP.clean.y[:20], 2)
+    of = untrained(RECIPE, rest.x, generator(0))
+    bad = _corrupted(of, descend(of, of.start(), rest.x, rest.y, 0.5, 50), SHOP.held_out, 0.1, 20)
+    drawn = Samples(rest.x, 1 - rest.y, 2)
+    x, y = _starts(of, bad, rest, drawn, 2)
+    weight = torch.tensor([20 / 22, 1 / 22, 1 / 22], dtype=torch.float64)
+
+    def left(*picked: int) -> float:
+        parts = [slope(of, bad, rest.x, rest.y)]
+        parts += [slope(of, bad, drawn.x[[i]], drawn.y[[i]]) for i in picked]
+        total = [
+            sum(float(w) * g for w, g in zip(weight, found, strict=False))
+            for found in zip(*parts, strict=True)
+        ]
+        return float(product(total, total))
+
+    first = min(range(20), key=left)
+    second = min(range(20), key=lambda i: left(first, i))
+    assert torch.equal(x, drawn.x[[first, second]])
+    assert torch.equal(y, drawn.y[[first, second]])
+
+
+def test_the_budget_is_kept_and_one_class_is_refused():
     made = gradient_canceling(SHOP, PoisonBudget(0.2), rng=generator(0), steps=5, inner_steps=20)
-    assert (made.y != SHOP.clean.y[made.rows]).all()
+    assert len(made.rows) == len(made.y) == 12
+    assert made.rows.unique().numel() == 12
     alone = Workshop(Samples(torch.rand(9, 4), torch.zeros(9, dtype=torch.int64), 1), RECIPE, lambda n: [])
     with pytest.raises(NotApplicable, match="two or more classes"):
         gradient_canceling(alone, PoisonBudget(0.2), rng=generator(0))

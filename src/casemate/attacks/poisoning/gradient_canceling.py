@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 
 from casemate.core.data import Poison, PoisonBudget, Samples
 from casemate.core.errors import NotApplicable
-from casemate.core.learner import Learner, Weights, descend, product, slope, untrained
+from casemate.core.learner import Learner, Weights, descend, product, row_slopes, slope, untrained
 from casemate.core.registry import Paper, poisoning
 from casemate.core.tick import Tick, ignore
 from casemate.core.workshop import Workshop
@@ -25,16 +25,21 @@ SUN = Paper(
     2021,
     "https://arxiv.org/abs/2006.05620",
 )
+PICKS = 500  # starts sought one after another; more poisons than that share them
+VALUES = 2**25  # most gradients by weights that are held at a time, in values
 
 
-@poisoning(papers=(LU, SUN), known_as=("Gradient Canceling", "gradient cancelling", "GC poisoning"))
+@poisoning(
+    papers=(LU, SUN), known_as=("Gradient Canceling", "gradient cancelling", "GC poisoning"), version=2
+)
 def gradient_canceling(
     workshop: Workshop,
     budget: PoisonBudget,
     /,
     *,
-    radii: tuple[Annotated[float, Gt(0)], ...] = (0.05, 0.1, 0.2, 0.3, 0.5),
+    radii: tuple[Annotated[float, Gt(0)], ...] = (0.03, 0.05, 0.07, 0.1, 0.14),
     corruption_steps: Annotated[int, Ge(1)] = 50,
+    pool: Annotated[int, Ge(1)] = 2000,
     steps: Annotated[int, Ge(1)] = 300,
     lr: Annotated[float, Gt(0)] = 0.05,
     inner_steps: Annotated[int, Ge(1)] = 300,
@@ -48,13 +53,15 @@ def gradient_canceling(
     parameter corruption). Poisons then minimise |(1 - r) grad L(clean; w*) + r grad L(poison; w*)|^2 / 2 for
     a share r of poison: where it is zero, w* is a stationary point of training. How far w* can be, so few
     poisons being few, is not known beforehand: of several radii, that one is kept whose poison does most
-    to a learner trained anew. Poisons stay in the box, which the paper's need not. They replace random rows.
+    to a learner trained anew. Poisons stay in the box, which the paper's need not, and start as clean rows with
+    wrong labels that go some way to cancelling the gradient. They replace random rows.
 
     Args:
         workshop: what the adversary knows; its recipe gives the net that is trained in the head.
         budget: share of the rows that the adversary supplies.
         radii: distances of w* that are tried, as shares of the l2 size of the weights.
         corruption_steps: steps that climb to w*.
+        pool: wrong labels for clean rows, drawn at random, among which the starts are sought.
         steps: steps of Adam on the poisons.
         lr: its learning rate, in units of x.
         inner_steps: steps of full-batch descent that stand for training.
@@ -81,17 +88,16 @@ def gradient_canceling(
     rest = Samples(clean.x[keep].double(), clean.y[keep], clean.classes)
     learner = untrained(workshop.recipe, rest.x, rng)
     trained = descend(learner, learner.start(), rest.x, rest.y, rate, inner_steps)
-    start = clean.x[rows].double()
-    shift = torch.randint(1, clean.classes, rows.shape, generator=rng).to(rows.device)
-    labels = (clean.y[rows] + shift) % clean.classes
-    best, most = start, -float("inf")
+    drawn = _wrong(rest, pool, rng)
+    best, labels, most = rest.x[:0], rest.y[:0], -float("inf")
     for done, radius in enumerate(radii):
         bad = _corrupted(learner, trained, valid, radius, corruption_steps)
-        x, left = _cancelling(learner, bad, rest, start, labels, steps, lr)
-        both = torch.cat([rest.x, x]), torch.cat([rest.y, labels])
+        start, given = _starts(learner, bad, rest, drawn, len(rows))
+        x, left = _cancelling(learner, bad, rest, start, given, steps, lr)
+        both = torch.cat([rest.x, x]), torch.cat([rest.y, given])
         loss = _loss(learner, descend(learner, learner.start(), *both, rate, inner_steps), valid)
         if loss > most:
-            best, most = x, loss
+            best, labels, most = x, given, loss
         tick(done + 1, len(radii), {"gradient": left, "loss": loss})
     return Poison(rows, best.to(clean.x.dtype), labels)
 
@@ -116,6 +122,35 @@ def _corrupted(learner: Learner, trained: Weights, valid: Samples, radius: float
         far = float(product(away, away)) ** 0.5
         weights = tuple(torch._foreach_add(trained, away, alpha=min(1.0, reach / far))) if far else moved
     return weights
+
+
+def _wrong(rest: Samples, count: int, rng: Generator) -> Samples:
+    """Draw `count` rows with replacement and give each a wrong label."""
+    rows = torch.randint(len(rest), (count,), generator=rng).to(rest.y.device)
+    shift = torch.randint(1, rest.classes, (count,), generator=rng).to(rest.y.device)
+    return Samples(rest.x[rows], (rest.y[rows] + shift) % rest.classes, rest.classes)
+
+
+def _starts(
+    learner: Learner, bad: Weights, rest: Samples, drawn: Samples, count: int
+) -> tuple[Tensor, Tensor]:
+    """Pick poisons (M, *S) and labels (M,) one after another, each the one that cancels most of what is left.
+
+    A row may be picked again. The paper starts from clean rows at random: from there poisons that may not leave
+    the box hardly cancel anything, because each keeps the label that it has.
+    """
+    drawn = drawn[: max(1, VALUES // sum(w.numel() for w in bad))]
+    picks = min(count, PICKS)
+    n = len(rest)
+    each = row_slopes(learner, bad, drawn.x, drawn.y) * (count / picks / (n + count))
+    left = torch.cat([n / (n + count) * g.flatten() for g in slope(learner, bad, rest.x, rest.y)])
+    sizes, chosen = each.square().sum(1), []
+    for _ in range(picks):
+        # |left + each|^2 less |left|^2
+        chosen.append(int((sizes + 2 * (each @ left)).argmin()))
+        left = left + each[chosen[-1]]
+    rows = torch.tensor(chosen, device=drawn.y.device).repeat(-(-count // picks))[:count]
+    return drawn.x[rows], drawn.y[rows]
 
 
 def _cancelling(
