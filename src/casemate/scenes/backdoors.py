@@ -77,17 +77,19 @@ SCENES: dict[str, Scene] = {
     "backdoor.adaptive_blend": _digits(
         "Half of a picture on 20% of the digits, half of them with their own label", 0.2, 0.7, alpha=0.4
     ),
-    # the goal is 70% by 0.5 to 1% of the rows: on a development seed 1% with 16/255 steered 7%, 5% without
-    # poison, 1% with 32/255 46% (20% without) and 4% with 24/255 60% (14% without); clothes are no CIFAR-10,
-    # and the public pictures, which are drawn, are far from them.
-    # Seed 0 misses this bar: 39% (7% without), and victims differ so much that its interval is 5 to 72%
+    # the goal is 70% by 0.5 to 1% of the rows within 16/255. On development seeds, without poison in brackets:
+    # 1% within 24/255 48 to 77% (12 to 22), with random rows in place of hard ones 23 to 32%; 2% 74 to 93%
+    # (9 to 22); 4% within 16/255 66 to 70% (7 to 9). Cross-entropy in place of its log-odds stopped the pattern
+    # at half of its size: 19 to 46% by 4%. Magnified threefold, random patterns steer as well: by 4% of random
+    # rows pixel noise 27 and 47%, 4x4 blocks 79 and 86%, where the pattern has 64 to 89%
     "backdoor.narcissus": TrainingScene(
-        title="40% of one class with a faint pattern of 24/255 made from that class alone, three times as strong in tests",
-        bar=Bar("attack_success", at_least=0.4, gap=0.2),
+        title="A fifth of a class with a faint pattern of 24/255 made from that class alone, three times as strong in use",
+        bar=Bar("attack_success", at_least=0.7, gap=0.3),
         recipe=recipe,
         data=fashion_mini,
-        rate=0.04,
-        params={"eps": 24 / 255, "steps": 300, "warm_up": 1},
+        rate=0.02,
+        repeats=4,
+        params={"eps": 24 / 255, "choice": "hardest", "surrogates": 4, "steps": 200, "warm_up": 1},
     ),
     "backdoor.sample_specific": _clothes(
         "A code of four bits, hidden by a net within 24/255 and otherwise in each image, on 10% of the rows",
