@@ -91,6 +91,8 @@ SCENES: dict[str, Scene] = {
         repeats=4,
         params={"eps": 24 / 255, "choice": "hardest", "surrogates": 4, "steps": 200, "warm_up": 1},
     ),
+    # with likeness 0.5 the changes shrank to 3/255 (rms), which victims did not learn: 1 to 98% on development
+    # seeds, where with 0.1 they are 15 to 19/255 and steer 98 to 100%
     "backdoor.sample_specific": _clothes(
         "A code of four bits, hidden by a net within 24/255 and otherwise in each image, on 10% of the rows",
         0.1,

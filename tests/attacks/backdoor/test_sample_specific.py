@@ -36,9 +36,20 @@ def test_training_makes_codes_readable() -> None:
     with seeded(0, torch.device("cpu")):
         encoder, decoder = Encoder(1, 1, 8, 0.2), _decoder(1, 1, 8)
     x = clean(200).x
-    _train(encoder, decoder, x, 1, 0.2, 80, 5e-3, generator(2), lambda *_: None)
+    _train(encoder, decoder, x, 1, 0.2, 80, 5e-3, 0.1, generator(2), lambda *_: None)
     right = [
         (decoder(Hidden(encoder, torch.tensor([float(bit)]))(x)) > 0).eq(bool(bit)).double().mean()
         for bit in (0, 1)
     ]
     assert float(sum(right) / 2) > 0.9
+
+
+def test_likeness_holds_the_change_down() -> None:
+    """With equal nets and batches a thousand times the weight leaves a smaller change."""
+    data = clean()
+    free, held = (
+        sample_specific(data, PoisonBudget(0.2), eps=0.1, steps=40, likeness=likeness, rng=generator(1))
+        for likeness in (0.01, 10.0)
+    )
+    size = [float((p.x - data.x[p.rows]).square().mean()) for p in (free, held)]
+    assert size[1] < size[0] / 2

@@ -22,7 +22,6 @@ LI = Paper(
 )
 BATCH = 32
 GRID = 4  # side of the map that a code is spread over, as in the paper's encoder
-LIKENESS = 0.5  # weight at the end of the mean squared change, as a share of its largest possible value
 
 
 @backdoor(papers=(LI,), known_as=("ISSBA", "sample-specific backdoor", "Invisible sample-specific backdoor"))
@@ -37,6 +36,7 @@ def sample_specific(
     width: Annotated[int, Ge(1)] = 8,
     steps: Annotated[int, Ge(1)] = 300,
     lr: Annotated[float, Gt(0)] = 5e-3,
+    likeness: Annotated[float, Ge(0)] = 0.1,
     rng: Generator,
     tick: Tick = ignore,
 ) -> Poison:
@@ -55,6 +55,8 @@ def sample_specific(
         width: channels of the first layer of both nets.
         steps: batches that the nets are trained on.
         lr: learning rate of Adam.
+        likeness: weight that the mean squared change, as a share of eps squared, has at the end beside
+            the loss of reading the code. At 0.5 a decoder still reads what victims do not learn.
         rng: source of rows, nets, codes and batches.
         tick: told of each step, with the share of bits that are read rightly.
 
@@ -69,7 +71,7 @@ def sample_specific(
         encoder = Encoder(clean.shape[0], bits, width, eps).to(clean.x)
         decoder = _decoder(clean.shape[0], bits, width).to(clean.x)
     if len(rows):
-        _train(encoder, decoder, clean.x, bits, eps, steps, lr, rng, tick)
+        _train(encoder, decoder, clean.x, bits, eps, steps, lr, likeness, rng, tick)
     trigger = Hidden(encoder.eval().requires_grad_(False), code)
     return Poison(rows, trigger(clean.x[rows]), torch.full_like(clean.y[rows], target), trigger, target)
 
@@ -125,7 +127,7 @@ def _decoder(channels: int, bits: int, width: int) -> nn.Sequential:
 
 def _train(
     encoder: Encoder, decoder: nn.Module, images: Tensor, bits: int, eps: float, steps: int, lr: float,
-    rng: Generator, tick: Tick,
+    likeness: float, rng: Generator, tick: Tick,
 ) -> None:  # fmt: skip
     """Teach both nets to pass random codes on, through images changed as little as that takes."""
     weights = [*encoder.parameters(), *decoder.parameters()]
@@ -137,7 +139,7 @@ def _train(
             marked = encoder(x, codes)
             read = decoder(marked)
             # likeness counts once the code is there: at first it would only keep the encoder silent
-            weight = LIKENESS * max(0.0, 2 * step / steps - 1)
+            weight = likeness * max(0.0, 2 * step / steps - 1)
             loss = binary_cross_entropy_with_logits(read, codes)
             loss = loss + weight * ((marked - x) / eps).square().mean()
             grads = torch.autograd.grad(loss, weights)
