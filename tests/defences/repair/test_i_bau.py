@@ -47,17 +47,32 @@ def test_the_search_finds_the_direction_of_a_class() -> None:
     """
     model = linear([[1.0, 0.0], [0.0, 2.0]])
     rows = Samples(torch.full((8, 2), 0.5), torch.arange(8) % 2, 2)
-    found = Search(model, rows, "class", 0.2).run(0, generator(0))
+    found = Search(model, rows, "class", {"l2": 0.2}).run(0, generator(0))
     best = 0.2 * torch.tensor([1.0, -2.0]) / 5**0.5
     torch.testing.assert_close(found.delta, torch.stack([best, -best]), atol=0.02, rtol=0)
     assert found.delta.norm(dim=1).amax() <= 0.2 + 1e-6
+
+
+def test_a_sparse_search_spends_all_on_the_value_that_counts_most() -> None:
+    """Logits w_k x. Over ||d||_1 <= 0.2, (w_0 - w_1) d is largest where all of d is in the larger entry.
+
+    That is the second, -2, for class 0 and 2 for class 1. With both balls, aims and shares are those of each.
+    """
+    model = linear([[1.0, 0.0], [0.0, 2.0]])
+    rows = Samples(torch.full((8, 2), 0.5), torch.arange(8) % 2, 2)
+    found = Search(model, rows, "class", {"l2": 0.3, "l1": 0.2}).run(0, generator(0))
+    best = torch.tensor([[0.0, -0.2], [0.0, 0.2]])
+    torch.testing.assert_close(found.delta[2:], best, atol=0.02, rtol=0)
+    assert found.delta[2:].abs().sum(1).amax() <= 0.2 + 1e-6
+    assert found.aims.tolist() == [0, 1, 0, 1]
+    assert len(found.reached) == 4
 
 
 def test_the_paper_s_search_climbs_the_loss_of_the_true_class() -> None:
     """All rows are of class 0, so that the loss rises towards class 1."""
     model = linear([[1.0, 0.0], [0.0, 2.0]])
     rows = Samples(torch.full((8, 2), 0.5), torch.zeros(8, dtype=torch.int64), 2)
-    found = Search(model, rows, "error", 0.2).run(0, generator(0))
+    found = Search(model, rows, "error", {"l2": 0.2}).run(0, generator(0))
     best = 0.2 * torch.tensor([[-1.0, 2.0]]) / 5**0.5
     torch.testing.assert_close(found.delta, best, atol=0.02, rtol=0)
     assert found.aims.tolist() == [-1]
