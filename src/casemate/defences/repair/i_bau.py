@@ -28,7 +28,7 @@ ZENG = Paper(
 )
 BATCH = 64
 ROWS = 8  # clean rows that a perturbation is judged by in one step of its search
-FEW = 4  # and in the hypergradient, which differentiates twice
+FEW = 2  # and in the hypergradient, which differentiates twice
 AFRESH = 10  # rounds after which perturbations are looked for from a new start
 FIRST, LATER = 15, 2  # steps of that search: from a new start, and from those of the last round
 RATE = 0.1  # step of the inner map that the hypergradient differentiates, as in the authors' code
@@ -92,11 +92,14 @@ def i_bau(
         raise NotApplicable("I-BAU needs a net with gradients and at least two clean rows")
     net = copy.deepcopy(model.net).eval().requires_grad_(True)
     net.zero_grad(set_to_none=True)
+    images = clean.x.dim() == 4
+    if images:
+        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     student, weights = replace(model, net=net), [p for p in net.parameters() if p.is_floating_point()]
     optimizer = torch.optim.Adam(weights, lr=lr)
     few: dict[Norm, float] = {"l1": sparse * math.prod(clean.shape)} if sparse else {}
     search = Search(student, clean, inner, {"l2": radius, **few})
-    moves = shift if len(clean.shape) == 3 else 0
+    moves = shift if images else 0
     for number in range(rounds):
         found = search.run(number, rng)
         loss = torch.zeros(())
@@ -114,6 +117,8 @@ def i_bau(
             optimizer.step()
         tick(number + 1, rounds, {"loss": float(loss)})
     net.zero_grad(set_to_none=True)
+    if images:
+        net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     for weight, own in zip(net.parameters(), model.net.parameters(), strict=True):
         weight.requires_grad_(own.requires_grad)
     return replace(model, net=net)
