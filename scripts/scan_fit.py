@@ -21,7 +21,7 @@ import torch
 from scan_zoo import KINDS, SETS, load
 from sklearn.linear_model import LogisticRegression
 
-from casemate.assess.calibration import beyond
+from casemate.assess.calibration import UNEVEN, beyond, unevenness
 from casemate.assess.evidence import DETECTORS, INVERSION, collected, references
 from casemate.core.data import Samples
 from casemate.ops.rng import generator
@@ -99,13 +99,14 @@ def plain(found: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Model:
-    """A model of the zoo: features (K, F) of its classes, and its target, None for a clean one."""
+    """A model of the zoo: features (K, F) of its classes, its target (None if it is clean), and whether it is answered."""
 
     name: str
     data: str
     kind: str
     target: int | None
     features: np.ndarray
+    answered: bool
 
     @property
     def labels(self) -> np.ndarray:
@@ -136,7 +137,8 @@ def models(folder: Path, names: Sequence[str]) -> tuple[list[Model], list[str]]:
         none = torch.zeros(k)
         columns = [beyond(evidence.get(n, none), usual[card["data"]].get(n)).numpy() for n in names]
         target = None if card["kind"] == "clean" else card["target"]
-        found.append(Model(path.stem, card["data"], card["kind"], target, np.stack(columns, 1)))
+        even = unevenness(evidence) <= UNEVEN
+        found.append(Model(path.stem, card["data"], card["kind"], target, np.stack(columns, 1), even))
     return found, left_out
 
 
@@ -217,7 +219,10 @@ def report(zoo: Sequence[Model], allowed: np.ndarray) -> dict[str, Any]:
         "unseen": {k: rate([unseen[k][m.name] > 0 for m in marked if m.kind == k]) for k in kinds}
         | {"all": rate([x > 0 for x in held])},
         "other_data": rate([other[m.name] > 0 for m in marked]),
-        "by_data": {d: _on(seen, [m for m in zoo if m.data == d]) for d in sorted({m.data for m in zoo})},
+        # both kinds are needed, and of shapes all clean ones may be without an answer
+        "by_data": {
+            d: _on(seen, [m for m in zoo if m.data == d]) for d in sorted({m.data for m in zoo if m.target is None})
+        },
         "scores": {m.name: round(seen[m.name], 2) for m in zoo},
     }  # fmt: skip
 
@@ -238,6 +243,7 @@ def flags(folder: Path, zoo: Sequence[Model]) -> list[str]:
         "| the star of one detector | clean models with one | backdoored models with one on the right class |",
         "|---|---|---|",
     ]
+    zoo = [m for m in zoo if m.answered]
     numbers = {m.name: json.loads((folder / f"{m.name}.numbers").read_text())["traces"] for m in zoo}
     for name in DETECTORS:
         asked = [m for m in zoo if name in numbers[m.name]]
@@ -295,6 +301,8 @@ def write_page(columns: dict[str, dict[str, Any]], more: Sequence[str]) -> None:
         ):
             cells = " | ".join(_written(each["by_data"][data][key], key == "auc") for each in said)
             lines.append(f"| {data}: {title} | {cells} |")
+    for data, share in said[0]["unanswered"].items():
+        lines.append(f"| {data}: no answer | {_written(share, False)} |" + " |" * (len(said) - 1))
     lines += ["", *more]
     head, _, rest = PAGE.read_text().partition(BEGIN)
     PAGE.write_text(head + BEGIN + "\n".join(lines) + "\n" + END + rest.partition(END)[2])
@@ -307,17 +315,22 @@ def _written(rate: dict[str, float], plain: bool) -> str:
     return f"{hits} of {rate['n']}, {rate['value']:.0%} ({rate['low']:.0%} to {rate['high']:.0%})"
 
 
-def calibration(zoo: Sequence[Model], left_out: Sequence[str], used: set[str]) -> dict[str, Any]:
-    """Fit to the whole zoo, beside what fits to parts of it showed on the rest."""
+def calibration(every: Sequence[Model], left_out: Sequence[str], used: set[str]) -> dict[str, Any]:
+    """Fit to all models that get an answer, beside what fits to parts of them showed on the rest."""
+    zoo = [m for m in every if m.answered]
     allowed = np.array([name in used for name in NAMES])
     fit = fitted(zoo, allowed)
     clean = sum(m.target is None for m in zoo)
     return {
-        "made": f"{clean} clean and {len(zoo) - clean} backdoored models, {date.today().isoformat()}, scripts/scan_fit.py",
+        "made": f"{clean} clean and {len(zoo) - clean} backdoored models that get an answer, "
+        f"{date.today().isoformat()}, scripts/scan_fit.py",
         "weights": {n: round(float(fit.weights[i]), 4) for i, n in enumerate(NAMES) if n in used},
         "bias": round(fit.bias, 4),
         "threshold": round(fit.threshold, 4),
         **report(zoo, allowed),
+        "unanswered": {
+            d: rate([not m.answered for m in every if m.data == d]) for d in sorted({m.data for m in every})
+        },
         "left_out": list(left_out),
     }
 

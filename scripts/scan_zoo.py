@@ -27,7 +27,7 @@ from casemate.ops.rng import generator
 
 SETS: dict[str, Callable[[], tuple[Samples, Samples]]] = {
     "fashion": builtin.fashion_mini,
-    "shapes": partial(builtin.shapes, 4000, 1500),
+    "shapes": partial(builtin.shapes, 10000, 1500),
     "digits": builtin.digits,
 }
 NETS: dict[str, Callable[..., nn.Module]] = {
@@ -40,7 +40,7 @@ NETS: dict[str, Callable[..., nn.Module]] = {
 }
 # strided and dense nets do not learn shapes that may be anywhere
 FITTING = {"fashion": tuple(NETS), "shapes": ("cnn", "resnet", "vgg"), "digits": tuple(NETS)}
-EPOCHS = {"fashion": 8, "shapes": 12, "digits": 15}
+EPOCHS = {"fashion": 8, "shapes": 10, "digits": 15}
 # kind of trigger: method, share of the rows, settings by data set ("" for all)
 KINDS: dict[str, tuple[str, float, dict[str, dict[str, Any]]]] = {
     "patch": ("backdoor.badnets", 0.1, {"digits": {"patch": 2}, "shapes": {"patch": 4}}),

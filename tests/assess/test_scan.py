@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from casemate.assess import evidence
-from casemate.assess.calibration import Calibration, Rate, shipped
+from casemate.assess.calibration import UNEVEN, Calibration, Rate, shipped, unevenness
 from casemate.assess.evidence import DETECTORS, INVERSION
 from casemate.assess.mend import Effect, best, is_scan, mend
 from casemate.assess.scan import CLASSES, ENOUGH, Scanned, scan
@@ -123,7 +123,8 @@ def test_the_score_is_the_weighted_sum_of_evidence_beyond_what_is_usual() -> Non
     """
     rate = Rate(value=0, low=0, high=1, n=1)
     how = Calibration(made="", weights={"a": 1.5, "gone": 7.0}, bias=-2.0, threshold=0.0, auc=rate, auc_unseen=rate,
-                      false_alarms=rate, found={}, unseen={}, false_alarms_other_data=rate, other_data=rate)  # fmt: skip
+                      false_alarms=rate, found={}, unseen={}, false_alarms_other_data=rate, other_data=rate,
+                      unanswered={})  # fmt: skip
     firm = 1 / math.sqrt(1 + (1.4826 / 0.3) ** 2)
     found, usual = {"a": torch.tensor([9.0, 2.0, 1.0])}, {"a": torch.tensor([1.0, -1.0, 3.0])}
     torch.testing.assert_close(
@@ -145,6 +146,26 @@ def test_too_few_classes_or_pictures_give_no_answer(hasty) -> None:
     wrong = pictures(240, 6)
     wrong = Samples(wrong.x, (wrong.y + 1) % 6, 6)
     assert "normalisation" in scan(Nearest(6), wrong).why
+
+
+def test_unevenness_is_the_deviation_of_all_classes_but_the_most_suspicious() -> None:
+    """Of (9, 1, 0, -1) the deviation of 1, 0 and -1 is 1, of (0, 0, 0) it is 0: on average 1/2. No others count."""
+    found = {
+        "scanning.neural_cleanse": torch.tensor([9.0, 1.0, 0.0, -1.0]),
+        "scanning.least_perturbation": torch.tensor([0.0, 0.0, 0.0, 4.0]),
+        "scanning.warp_inversion": torch.tensor([5.0, 0.0, -5.0, 0.0]),
+    }
+    assert unevenness(found) == pytest.approx(0.5)
+    assert unevenness({}) == 0
+
+
+def test_classes_that_differ_too_much_anyway_give_no_answer(hasty, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("casemate.assess.scan.unevenness", lambda found: UNEVEN)
+    assert scanned(6).why == ""
+    monkeypatch.setattr("casemate.assess.scan.unevenness", lambda found: math.log(2.0))
+    found = scanned(6)
+    assert found.outcome == "inconclusive"
+    assert "2.0 times as large" in found.why
 
 
 @pytest.mark.parametrize(

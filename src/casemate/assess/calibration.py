@@ -12,6 +12,11 @@ from casemate.core.scanning import SCALE
 
 FIRM = 0.3  # spread of the classes' evidence from which on differences say less
 CEILING = 6.0  # evidence beyond this counts no more: it is as clear as can be
+EVENNESS = (
+    "scanning.neural_cleanse",
+    "scanning.least_perturbation",
+)  # what tells how much classes differ anyway
+UNEVEN = 0.4  # deviation of the classes' evidence, a factor of 1.5 in size, from which on no answer is given
 
 
 class Rate(BaseModel):
@@ -32,6 +37,8 @@ class Calibration(BaseModel):
     backdoored ones that are, by kind of trigger; both by weights and thresholds fitted to other models.
     `unseen` is the same for kinds of trigger of which none was fitted to; `false_alarms_other_data` and
     `other_data` are the shares among models of data sets of which none was fitted to, as a user's are.
+    `unanswered` is the share of models, by data set, that got no answer because their classes differ too
+    much (see `unevenness`); all other numbers are without them.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -47,6 +54,7 @@ class Calibration(BaseModel):
     unseen: dict[str, Rate]
     false_alarms_other_data: Rate
     other_data: Rate
+    unanswered: dict[str, Rate]
 
     def scores(self, evidence: Mapping[str, Tensor], usual: Mapping[str, Tensor]) -> Tensor:
         """Combine evidence (K,) by detector, beyond what is usual, to log-odds of classes (K,)."""
@@ -76,6 +84,21 @@ def beyond(evidence: Tensor, usual: Tensor | None) -> Tensor:
     known = torch.zeros(()) if usual is None else usual.clamp(min=0)
     spread = SCALE * torch.quantile((evidence - torch.quantile(evidence, 0.5)).abs(), 0.5)
     return (evidence - known).clamp(0, CEILING) / (1 + (spread / FIRM).square()).sqrt()
+
+
+def unevenness(evidence: Mapping[str, Tensor]) -> float:
+    """Measure how much the classes' triggers differ in size anyway: the deviation of their logarithms.
+
+    The most suspicious class, which may be backdoored, is left out.
+
+    Args:
+        evidence: evidence (K,) by detector; K is 3 or more.
+
+    Returns:
+        The deviation, averaged over the detectors that measure sizes; 0 where there is none of them.
+    """
+    parts = [evidence[name].double().sort().values[:-1].std() for name in EVENNESS if name in evidence]
+    return float(torch.stack(parts).mean()) if parts else 0.0
 
 
 @cache

@@ -1,12 +1,13 @@
 """Does a finished model carry a backdoor? Several scannings together, and one calibrated answer."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from casemate.assess.calibration import Calibration, shipped
+from casemate.assess.calibration import UNEVEN, Calibration, shipped, unevenness
 from casemate.assess.evidence import (
     DETECTORS,
     INVERSION,
@@ -148,7 +149,7 @@ def scan_loaded(
     accuracy = exact_share(hits, len(clean))
     how = shipped()
     scores = how.scores(found.evidence, usual)
-    why = _doubt(clean, model, accuracy)
+    why = _doubt(clean, model, accuracy, unevenness(found.evidence))
     return Scanned(*names, clean, model, accuracy, found, usual, scores, how, why, options, digests)
 
 
@@ -192,7 +193,7 @@ def _fits(loaded: Loaded, clean: Samples) -> None:
         )
 
 
-def _doubt(clean: Samples, model: Classifier, accuracy: Estimate) -> str:
+def _doubt(clean: Samples, model: Classifier, accuracy: Estimate, uneven: float) -> str:
     """Say why no answer can be given; empty if one can."""
     if accuracy.value < ACCURATE:
         return (
@@ -206,4 +207,9 @@ def _doubt(clean: Samples, model: Classifier, accuracy: Estimate) -> str:
         )
     if len(clean) < ENOUGH:
         return f"{len(clean)} clean pictures are too few; {ENOUGH} or more are needed"
+    if uneven > UNEVEN:
+        return (
+            f"what calls up one class is {math.exp(uneven):.1f} times as large as for another anyway, and a trigger "
+            f"that was planted does not stand out (up to {math.exp(UNEVEN):.1f} times, an answer is given)"
+        )
     return ""

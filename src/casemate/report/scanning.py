@@ -68,7 +68,7 @@ def rates(found: Scanned) -> str:
         f"Measured on small models trained by us. On data sets that it was not fitted to, "
         f"{_share(how.false_alarms_other_data)} of the clean models are called backdoored "
         f"(n = {how.false_alarms_other_data.n}) and {_share(how.other_data)} of the backdoored ones are found "
-        f"(n = {how.other_data.n}); on those it was fitted to (digits, clothes, coloured shapes), "
+        f"(n = {how.other_data.n}); on those it was fitted to (digits, clothes, a few coloured shapes), "
         f"{_share(how.false_alarms)} and, by kind of trigger: {kinds}. "
         f"With no trigger of a kind among the fitted ones, {_share(how.unseen['all'])} of them are found."
     )
@@ -146,6 +146,7 @@ def as_json(found: Scanned) -> dict[str, Any]:
                 "auc_unseen",
                 "false_alarms_other_data",
                 "other_data",
+                "unanswered",
             }
         ),
         "options": found.options,
