@@ -52,17 +52,19 @@ SCENES: dict[str, Scene] = {
         bar=Bar("attack_success", at_least=0.6, gap=0.3),
         budget=Tampering(poisons=10, eps=16 / 255, per_class=100, classes=PULLOVER_OR_COAT),
     ),
-    # the goal is 40% with 1 to 2% of the rows. Gradients are matched well (cosines of 0.9 and more),
-    # and still 27% were reached here, of pullovers and coats 15 to 20% and, by nets trained for longer, two of 16;
-    # of all ten classes, and by nets with convolutions, none of ten. Several nets to match reach no more
+    # the goal is 40% with 1 to 2% of the rows within 16/255. Gradients match in victims too (cosines of 0.92), but rows
+    # aligned to finished nets, chosen by their gradients, reached 4 of 24 aims of a development seed, one of them
+    # without poison. Aligned to nets of 3 of 20 epochs: 6 of 24; and of the rows that finished nets are least sure
+    # of, which pull until the end: 9 or 10 of 24, with twice the shift in log-odds. Tried before, with
+    # finished nets: none of ten aims of all ten classes, or by nets with convolutions
     "targeted.gradient_matching": TargetedScene(
-        title="Twenty of 1,000 training rows, changed by 38/255, steer nets that learn from nothing; on few aims",
-        bar=Bar("attack_success", at_least=0.15, gap=0.1),
+        title="Twenty of 1,000 training rows, changed by 38/255, steer nets that learn from nothing",
+        bar=Bar("attack_success", at_least=0.3, gap=0.2),
         budget=Tampering(poisons=20, eps=38 / 255, victim="scratch", knows="data"),
         recipe=pair_recipe,
         data=pullovers_and_shirts,
         aims=80,
-        params={"choice": "steepest", "steps": 80},
+        params={"choice": "hardest", "surrogates": 4, "trained": 0.15, "steps": 80},
     ),
     "targeted.feature_collision": _scene(
         title="Ten of 100 training rows that collide with the aim in features; one is too few on 28x28 grey pictures",

@@ -1,12 +1,13 @@
 """Gradient matching on linear nets, where a row's gradient is known and victims train in no time."""
 
+from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import nn
 
 from casemate.attacks.targeted.gradient_matching import gradient_matching
-from casemate.core.alignment import misalignment
+from casemate.core.alignment import misalignment, steepest_rows
 from casemate.core.data import Samples
 from casemate.core.learner import trainable, weight_gradient
 from casemate.core.recipe import Recipe
@@ -88,3 +89,38 @@ def test_more_starts_are_never_worse_aligned() -> None:
         for p in gradient_matching(shop, one, budget, restarts=restarts, steps=10, rng=generator(3))
     ]
     assert off[1] <= off[0]
+
+
+def test_nets_in_training_are_of_a_share_of_the_epochs_and_the_ready_ones_are_left_alone() -> None:
+    """Rows are aligned to a net of 40 / 4 epochs, which the same numbers train again."""
+    shop, aims = scene()
+    one = Aims(aims.x[:1], aims.y[:1], aims.wish[:1])
+    none = replace(shop, surrogates=lambda n: [])
+    budget = Tampering(poisons=3, eps=0.05, victim="scratch")
+    (poison,) = gradient_matching(
+        none, one, budget, trained=0.25, choice="steepest", steps=60, rng=generator(3)
+    )
+    early = trainable(replace(shop.recipe, epochs=10)(shop.clean, rng=generator(3)))
+    wanted = weight_gradient(early, one.x, one.wish)
+    after, before = (
+        float(misalignment(weight_gradient(early, x, poison.y), wanted))
+        for x in (poison.x, shop.clean.x[poison.rows])
+    )
+    assert after < before
+    own = (shop.clean.y == 1).nonzero().flatten()
+    steep = own[steepest_rows(early, shop.clean.x[own], shop.clean.y[own], 3)]
+    assert poison.rows.tolist() == steep.tolist()
+
+
+def test_the_hardest_rows_are_those_that_the_ready_nets_are_least_sure_of() -> None:
+    """Of two classes the odds of error of class 1 are z_0 - z_1; the mean of two nets is taken by hand."""
+    shop, aims = scene()
+    one = Aims(aims.x[:1], aims.y[:1], aims.wish[:1])
+    budget = Tampering(poisons=5, eps=0.1, victim="scratch")
+    own = (shop.clean.y == 1).nonzero().flatten()
+    logits = sum(model.predict(shop.clean.x[own]) for model in shop.surrogates(2))
+    hardest = own[(logits[:, 0] - logits[:, 1]).argsort(descending=True)[:5]]
+    (poison,) = gradient_matching(
+        shop, one, budget, choice="hardest", surrogates=2, trained=0.1, steps=1, rng=generator(0)
+    )
+    assert poison.rows.tolist() == hardest.tolist()

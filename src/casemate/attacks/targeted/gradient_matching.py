@@ -1,6 +1,7 @@
 """Witches' Brew: rows that move the weights of a net in training as a wrongly labelled aim would."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Annotated, Literal, assert_never
 
 import torch
@@ -8,13 +9,16 @@ from annotated_types import Ge, Gt, Le
 from torch import Generator, Tensor
 
 from casemate.core.alignment import Pull, align, steepest_rows
-from casemate.core.data import Poison, Samples
+from casemate.core.data import Poison
 from casemate.core.learner import trainable, weight_gradient
 from casemate.core.registry import Paper, targeted
 from casemate.core.tampering import Tampering
 from casemate.core.target import Classifier
 from casemate.core.tick import Tick, ignore
 from casemate.core.workshop import Aims, Poisons, Workshop
+from casemate.ops.losses import error_odds
+
+Choice = Literal["random", "steepest", "hardest"]
 
 
 @targeted(
@@ -35,7 +39,8 @@ def gradient_matching(
     /,
     *,
     surrogates: Annotated[int, Ge(1)] = 1,
-    choice: Literal["random", "steepest"] = "random",
+    trained: Annotated[float, Gt(0), Le(1)] = 1.0,
+    choice: Choice = "random",
     restarts: Annotated[int, Ge(1)] = 1,
     step: Annotated[float, Gt(0), Le(1)] = 0.1,
     steps: Annotated[int, Ge(1)] = 250,
@@ -54,8 +59,11 @@ def gradient_matching(
         aims: what shall be given which class.
         budget: how many rows may change and how far.
         surrogates: number of nets whose misalignment is averaged.
-        choice: which rows of the wished class change: random ones, as in the paper, or those with the
-            largest gradients, which a net in training follows the furthest.
+        trained: share of the recipe's epochs that these nets are trained for; all in the paper. Poisons
+            work while a victim learns: once it fits the rows they pull no more.
+        choice: which rows of the wished class change: random ones, as in the paper, those with the
+            largest gradients, which a net in training follows the furthest, or those that fully trained
+            nets are least sure of, which pull the longest.
         restarts: number of starts, of which the best aligned is kept; 8 in the paper.
         step: length of the first steps, as a share of eps.
         steps: number of steps.
@@ -68,13 +76,13 @@ def gradient_matching(
     clean = workshop.clean
     if not len(aims) or not len(clean) or not budget.poisons:
         return [Poison(clean.y[:0], clean.x[:0], clean.y[:0]) for _ in range(len(aims))]
-    models = [trainable(model) for model in workshop.surrogates(surrogates)]
+    models = [trainable(model) for model in _surrogates(workshop, surrogates, trained, rng)]
     ranked: dict[int, Tensor] = {}
     made = []
     # nets share their weights between the rows of one aim alone: side by side, aims would take turns anyway
     for t, (aim, wish) in enumerate(zip(aims.x, aims.wish.tolist(), strict=True)):
         if wish not in ranked:
-            ranked[wish] = _candidates(models[0], clean, wish, choice, budget.poisons)
+            ranked[wish] = _candidates(workshop, models, wish, choice, budget.poisons)
         rows = ranked[wish]
         if choice == "random":
             rows = rows[torch.randperm(len(rows), generator=rng).to(rows.device)]
@@ -91,20 +99,33 @@ def gradient_matching(
     return made
 
 
+def _surrogates(workshop: Workshop, count: int, trained: float, rng: Generator) -> Sequence[Classifier]:
+    """Give the nets that are kept ready, or train some for a share of the epochs."""
+    if trained == 1:
+        return workshop.surrogates(count)
+    early = replace(workshop.recipe, epochs=max(1, round(trained * workshop.recipe.epochs)))
+    return [early(workshop.clean, rng=rng) for _ in range(count)]
+
+
 def _always(pulls: Sequence[Pull]) -> Callable[[int, Tensor], Sequence[Pull]]:
     """Pull the same way at every step."""
     return lambda i, x: pulls
 
 
 def _candidates(
-    model: Classifier, clean: Samples, wish: int, choice: Literal["random", "steepest"], count: int
+    workshop: Workshop, models: Sequence[Classifier], wish: int, choice: Choice, count: int
 ) -> Tensor:
     """List the rows of a class that may change, those to be preferred first."""
+    clean = workshop.clean
     own = (clean.y == wish).nonzero().flatten()
     match choice:
         case "random":
             return own
         case "steepest":
-            return own[steepest_rows(model, clean.x[own], clean.y[own], count)]
+            return own[steepest_rows(models[0], clean.x[own], clean.y[own], count)]
+        case "hardest":
+            finished = workshop.surrogates(len(models))
+            odds = [error_odds(model.predict(clean.x[own]), clean.y[own]) for model in finished]
+            return own[torch.stack(odds).mean(0).argsort(descending=True, stable=True)]
         case _:
             assert_never(choice)
