@@ -81,7 +81,8 @@ SCENES: dict[str, Scene] = {
     # 1% within 24/255 48 to 77% (12 to 22), with random rows in place of hard ones 23 to 32%; 2% 74 to 93%
     # (9 to 22); 4% within 16/255 66 to 70% (7 to 9). Cross-entropy in place of its log-odds stopped the pattern
     # at half of its size: 19 to 46% by 4%. Magnified threefold, random patterns steer as well: by 4% of random
-    # rows pixel noise 27 and 47%, 4x4 blocks 79 and 86%, where the pattern has 64 to 89%
+    # rows pixel noise 27 and 47%, 4x4 blocks 79 and 86%, where the pattern has 64 to 89%.
+    # On seeds 0 to 2 84, 89 and 90% by 2%, and 19 to 21% without poison
     "backdoor.narcissus": TrainingScene(
         title="A fifth of a class with a faint pattern of 24/255 made from that class alone, three times as strong in use",
         bar=Bar("attack_success", at_least=0.7, gap=0.3),
