@@ -55,8 +55,9 @@ SCENES: dict[str, Scene] = {
     # the goal is 40% with 1 to 2% of the rows within 16/255. Gradients match in victims too (cosines of 0.92), but rows
     # aligned to finished nets, chosen by their gradients, reached 4 of 24 aims of a development seed, one of them
     # without poison. Aligned to nets of 3 of 20 epochs: 6 of 24; and of the rows that finished nets are least sure
-    # of, which pull until the end: 9 or 10 of 24, with twice the shift in log-odds. Tried before, with
-    # finished nets: none of ten aims of all ten classes, or by nets with convolutions
+    # of, which pull until the end: 9 or 10 of 24, with twice the shift in log-odds. On seeds 0 and 1 58 and 50%
+    # (noise: 4 and 3%), within 38/255 and of two classes alone. Tried before, with finished nets: none of ten
+    # aims of all ten classes, or by nets with convolutions
     "targeted.gradient_matching": TargetedScene(
         title="Twenty of 1,000 training rows, changed by 38/255, steer nets that learn from nothing",
         bar=Bar("attack_success", at_least=0.3, gap=0.2),
