@@ -30,7 +30,7 @@ Pictures = Callable[[tuple[int, ...], int, Generator], tuple[Tensor, Tensor]]
 PUBLIC: Mapping[str, Pictures] = {"digits": handwriting, "figures": figures}
 
 
-@backdoor(papers=(ZENG,), known_as=("Narcissus", "Narcissus clean-label backdoor"))
+@backdoor(papers=(ZENG,), known_as=("Narcissus", "Narcissus clean-label backdoor"), version=2)
 def narcissus(
     workshop: Workshop,
     budget: PoisonBudget,

@@ -24,7 +24,11 @@ BATCH = 32
 GRID = 4  # side of the map that a code is spread over, as in the paper's encoder
 
 
-@backdoor(papers=(LI,), known_as=("ISSBA", "sample-specific backdoor", "Invisible sample-specific backdoor"))
+@backdoor(
+    papers=(LI,),
+    known_as=("ISSBA", "sample-specific backdoor", "Invisible sample-specific backdoor"),
+    version=2,
+)
 def sample_specific(
     clean: Samples,
     budget: PoisonBudget,

@@ -35,7 +35,7 @@ RATE = 0.1  # step of the inner map that the hypergradient differentiates, as in
 Inner = Literal["class", "error"]
 
 
-@repair(papers=(ZENG,), known_as=("I-BAU", "implicit backdoor adversarial unlearning"))
+@repair(papers=(ZENG,), known_as=("I-BAU", "implicit backdoor adversarial unlearning"), version=2)
 def i_bau(
     model: Classifier,
     clean: Samples,
