@@ -37,6 +37,12 @@ def test_equal_cases_have_equal_keys_and_any_difference_changes_the_key():
     assert len({a_case().key, *(c.key for c in changed)}) == len(changed) + 1
 
 
+def test_another_version_of_a_defence_changes_the_key_and_the_first_one_does_not():
+    first = a_case(defences=("y", "z"), defence_versions=(1, 1))
+    assert first.key == a_case(defences=("y", "z")).key
+    assert first.key != a_case(defences=("y", "z"), defence_versions=(1, 2)).key
+
+
 def test_a_result_comes_back_as_it_was_put(tmp_path):
     store = Store(tmp_path / "out")
     tensors = {"x_adv": torch.rand(2, 3), "standing": torch.tensor([True, False])}

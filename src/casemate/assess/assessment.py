@@ -207,7 +207,8 @@ def cases_of(
         for rate in threat.rates or (None,):
             after = tuple(c.key for c in cases) if threat.chain else ()
             case = _case(entry, ask, threat, plan, bench, seed, rate, after)
-            cases.append(case.model_copy(update={"defences": defences}))
+            versions = tuple(find(name).version for name in defences)
+            cases.append(case.model_copy(update={"defences": defences, "defence_versions": versions}))
     return cases
 
 

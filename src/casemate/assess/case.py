@@ -14,9 +14,10 @@ class Case(BaseModel):
     """Everything that decides a number, and nothing else.
 
     `target`, `data` and `recipe` are digests of weights, arrays and training settings, never mere
-    names. `hooks` say how the attack adapts to the target. `crafted_on` names the adversary's own
-    models ("net:digest") on which examples are made for a target that is not asked. `after` lists the
-    keys of results on whose still standing rows this case continues.
+    names. `defence_versions` are those of the `defences`. `hooks` say how the attack adapts to the
+    target. `crafted_on` names the adversary's own models ("net:digest") on which examples are made for
+    a target that is not asked. `after` lists the keys of results on whose still standing rows this
+    case continues.
     """
 
     model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")
@@ -33,6 +34,7 @@ class Case(BaseModel):
     seed: int = 0
     repeats: int = 1
     defences: tuple[str, ...] = ()
+    defence_versions: tuple[int, ...] = ()
     after: tuple[str, ...] = ()
     hooks: Hooks = Hooks()
     crafted_on: tuple[str, ...] = ()
@@ -40,9 +42,10 @@ class Case(BaseModel):
     @property
     def key(self) -> str:
         """Short digest of the case; equal cases have equal keys on every machine."""
-        # an attack as it is keeps the key that it had before there were hooks and surrogates
+        # what is as usual keeps the key that it had before this could be said
         plain = {"hooks"} if self.hooks == Hooks() else set()
         plain |= set() if self.crafted_on else {"crafted_on"}
+        plain |= {"defence_versions"} if set(self.defence_versions) <= {1} else set()
         said = self.model_dump(mode="json", exclude=plain)
         text = json.dumps(said, sort_keys=True, separators=(",", ":"))
         return f"{self.method.replace('.', '-')}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"

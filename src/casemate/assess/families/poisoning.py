@@ -91,7 +91,7 @@ def _train(
     """Train clean, poisoned and control victims; clean ones are shared by the cases of a run."""
     seeds = [seed_of(case.seed, "victim", r) for r in range(case.repeats)]
     # whatever defends, the attack and its victims are the same
-    attacked = case.model_copy(update={"defences": ()}).key
+    attacked = case.model_copy(update={"defences": (), "defence_versions": ()}).key
     known = bench.cache.get(f"poisons {attacked}")
     poisons = known or _craft(entry, case, bench, recipe, train, spare, budget, tick)
     jobs: dict[str, tuple[Recipe, Samples, int]] = {}
