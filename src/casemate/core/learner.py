@@ -17,6 +17,8 @@ from casemate.ops.rng import seeded
 
 Weights = tuple[Tensor, ...]
 ROWS_AT_A_TIME = 256
+VALUES = 2**25  # most gradients by weights that are held at a time, in values
+AT_ONCE = 2048  # rows in a graph; training in the head takes all of its rows at once
 
 
 @dataclass(frozen=True)
@@ -63,15 +65,44 @@ def slope(of: Learner, weights: Sequence[Tensor], x: Tensor, y: Tensor) -> Weigh
         return _gradient(of.loss(at, x, y), at)
 
 
-def row_slopes(of: Learner, weights: Sequence[Tensor], x: Tensor, y: Tensor) -> Tensor:
-    """Differentiate the loss of each row x (N, *S), y (N,) by the weights, laid end to end (N, P)."""
+def row_sizes(of: Learner, weights: Sequence[Tensor], x: Tensor, y: Tensor) -> Tensor:
+    """Square the l2 size of the gradient, by the weights, of the loss of each row x (N, *S), y (N,): (N,)."""
 
     def loss(at: Weights, row: Tensor, label: Tensor) -> Tensor:
         return of.loss(at, row[None], label[None])
 
-    each = vmap(grad(loss), in_dims=(None, 0, 0), chunk_size=ROWS_AT_A_TIME)
-    found: Weights = each(tuple(w.detach() for w in weights), x, y)
-    return torch.cat([g.flatten(1) for g in found], 1)
+    at = tuple(w.detach() for w in weights)
+    rows = max(1, min(ROWS_AT_A_TIME, VALUES // sum(w.numel() for w in at)))
+    each = vmap(grad(loss), in_dims=(None, 0, 0))
+    sizes = []
+    for some, labels in zip(x.split(rows), y.split(rows), strict=True):
+        try:
+            found = each(at, some, labels)
+        except RuntimeError:
+            # recurrent layers, writes in place and branches on values cannot be batched
+            alone = [slope(of, at, a, b) for a, b in zip(some.split(1), labels.split(1), strict=True)]
+            found = tuple(torch.stack(parts) for parts in zip(*alone, strict=True))
+        sizes.append(torch.stack([g.flatten(1).square().sum(1) for g in found]).sum(0))
+    return torch.cat(sizes)
+
+
+def row_products(
+    of: Learner, weights: Sequence[Tensor], x: Tensor, y: Tensor, along: Sequence[Tensor]
+) -> Tensor:
+    """Multiply the gradient of the loss of each row x (N, *S), y (N,) by a point of weight space: (N,).
+
+    The gradient of a weighted sum of losses is differentiated by the weights of the rows, so that no
+    gradient of a single row is needed.
+    """
+    found = []
+    for some, labels in zip(x.split(AT_ONCE), y.split(AT_ONCE), strict=True):
+        with torch.enable_grad():
+            at = [w.detach().requires_grad_() for w in weights]
+            shares = torch.ones(len(some), dtype=x.dtype, device=x.device, requires_grad=True)
+            losses = nn.functional.cross_entropy(of.logits(at, some), labels, reduction="none")
+            whole = product(_gradient(shares @ losses, at, graph=True), along)
+            found.append(torch.autograd.grad(whole, shares)[0])
+    return torch.cat(found)
 
 
 def trainable(model: Classifier, /) -> Classifier:

@@ -4,15 +4,18 @@ from functools import partial
 
 import pytest
 import torch
+from torch import nn
 
+from casemate.attacks.poisoning import gradient_canceling as module
 from casemate.attacks.poisoning.gradient_canceling import (
     _cancelling,
     _corrupted,
     _starts,
+    _wrong,
     gradient_canceling,
 )
 from casemate.core.data import PoisonBudget, Samples
-from casemate.core.errors import NotApplicable
+from casemate.core.errors import NotApplicable, UsageError
 from casemate.core.learner import descend, product, slope, untrained
 from casemate.core.recipe import Recipe
 from casemate.core.workshop import Workshop
@@ -82,6 +85,48 @@ def test_the_starts_are_those_of_a_search_through_all_pairs():
     second = min(range(20), key=lambda i: left(first, i))
     assert torch.equal(x, drawn.x[[first, second]])
     assert torch.equal(y, drawn.y[[first, second]])
+
+
+@pytest.mark.parametrize("picks", [500, 6])
+def test_no_start_is_taken_twice_before_all_are(picks, monkeypatch):
+    """Equal poisons would stay equal. Also where several are picked at a time, 20 in groups of 4 and 27 of 5."""
+    monkeypatch.setattr(module, "PICKS", picks)
+    rest = Samples(SHOP.clean.x[:20].double(), SHOP.clean.y[:20], 2)
+    of = untrained(RECIPE, rest.x, generator(0))
+    drawn = Samples(rest.x, 1 - rest.y, 2)
+    for count in (20, 27):
+        x, y = _starts(of, of.start(), rest, drawn, count)
+        rows = (x[:, None] == rest.x).all(2).int().argmax(1)
+        assert rows[:20].unique().numel() == 20
+        assert rows[20:].unique().numel() == count - 20
+        assert torch.equal(y, drawn.y[rows])
+
+
+def test_starts_have_wrong_labels_and_each_wrong_label_once():
+    """Seven rows of four classes have 21 pairs; fewer are drawn of as many rows as there are."""
+    rest = Samples(torch.arange(7.0)[:, None] / 7, torch.arange(7) % 4, 4)
+
+    def pairs(count: int) -> list[tuple[int, int]]:
+        drawn = _wrong(rest, count, generator(0))
+        return list(zip((drawn.x[:, 0] * 7).round().long().tolist(), drawn.y.tolist(), strict=True))
+
+    every = {(row, label) for row in range(7) for label in range(4) if label != row % 4}
+    assert sorted(pairs(30)) == sorted(every)
+    assert len(set(pairs(10))) == 10
+    assert {row for row, _ in pairs(7)} == set(range(7))
+    assert set(pairs(10)) < every
+
+
+def deep() -> nn.Module:
+    """A net of two layers, whose gradients grow with its weights."""
+    return nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+
+
+def test_training_that_diverges_is_an_error():
+    shop = Workshop(SHOP.clean, Recipe(deep, "two layers"), lambda n: [], SHOP.held_out)
+    few = {"radii": (0.1, 0.2), "corruption_steps": 2, "pool": 10, "steps": 2, "inner_steps": 20}
+    with pytest.raises(UsageError, match=r"rate: .* diverged; expected a lower one, got 1e\+100"):
+        gradient_canceling(shop, PoisonBudget(0.1), rng=generator(0), rate=1e100, **few)
 
 
 def test_the_budget_is_kept_and_one_class_is_refused():

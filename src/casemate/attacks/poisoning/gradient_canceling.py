@@ -7,8 +7,17 @@ from annotated_types import Ge, Gt
 from torch import Generator, Tensor
 
 from casemate.core.data import Poison, PoisonBudget, Samples
-from casemate.core.errors import NotApplicable
-from casemate.core.learner import Learner, Weights, descend, product, row_slopes, slope, untrained
+from casemate.core.errors import NotApplicable, UsageError
+from casemate.core.learner import (
+    Learner,
+    Weights,
+    descend,
+    product,
+    row_products,
+    row_sizes,
+    slope,
+    untrained,
+)
 from casemate.core.registry import Paper, poisoning
 from casemate.core.tick import Tick, ignore
 from casemate.core.workshop import Workshop
@@ -25,12 +34,11 @@ SUN = Paper(
     2021,
     "https://arxiv.org/abs/2006.05620",
 )
-PICKS = 500  # starts sought one after another; more poisons than that share them
-VALUES = 2**25  # most gradients by weights that are held at a time, in values
+PICKS = 500  # starts sought one after another; of more poisons several are picked at a time
 
 
 @poisoning(
-    papers=(LU, SUN), known_as=("Gradient Canceling", "gradient cancelling", "GC poisoning"), version=2
+    papers=(LU, SUN), known_as=("Gradient Canceling", "gradient cancelling", "GC poisoning"), version=3
 )
 def gradient_canceling(
     workshop: Workshop,
@@ -61,7 +69,8 @@ def gradient_canceling(
         budget: share of the rows that the adversary supplies.
         radii: distances of w* that are tried, as shares of the l2 size of the weights.
         corruption_steps: steps that climb to w*.
-        pool: wrong labels for clean rows, drawn at random, among which the starts are sought.
+        pool: clean rows with wrong labels, drawn at random, among which the starts are sought; at least as many
+            as there are poisons are drawn, and no pair of row and label twice as long as there are others.
         steps: steps of Adam on the poisons.
         lr: its learning rate, in units of x.
         inner_steps: steps of full-batch descent that stand for training.
@@ -74,6 +83,7 @@ def gradient_canceling(
 
     Raises:
         NotApplicable: fewer than two classes.
+        UsageError: training in the head diverges, whichever the radius.
     """
     clean, valid = workshop.clean, workshop.held_out
     rows = torch.randperm(len(clean), generator=rng)[: budget.rows(len(clean))].to(clean.y.device)
@@ -88,7 +98,7 @@ def gradient_canceling(
     rest = Samples(clean.x[keep].double(), clean.y[keep], clean.classes)
     learner = untrained(workshop.recipe, rest.x, rng)
     trained = descend(learner, learner.start(), rest.x, rest.y, rate, inner_steps)
-    drawn = _wrong(rest, pool, rng)
+    drawn = _wrong(rest, max(pool, len(rows)), rng)
     best, labels, most = rest.x[:0], rest.y[:0], -float("inf")
     for done, radius in enumerate(radii):
         bad = _corrupted(learner, trained, valid, radius, corruption_steps)
@@ -96,9 +106,11 @@ def gradient_canceling(
         x, left = _cancelling(learner, bad, rest, start, given, steps, lr)
         both = torch.cat([rest.x, x]), torch.cat([rest.y, given])
         loss = _loss(learner, descend(learner, learner.start(), *both, rate, inner_steps), valid)
-        if loss > most:
+        if most < loss < float("inf"):
             best, labels, most = x, given, loss
         tick(done + 1, len(radii), {"gradient": left, "loss": loss})
+    if most == -float("inf"):
+        raise UsageError(f"rate: training in the head diverged; expected a lower one, got {rate:g}")
     return Poison(rows, best.to(clean.x.dtype), labels)
 
 
@@ -125,9 +137,14 @@ def _corrupted(learner: Learner, trained: Weights, valid: Samples, radius: float
 
 
 def _wrong(rest: Samples, count: int, rng: Generator) -> Samples:
-    """Draw `count` rows with replacement and give each a wrong label."""
-    rows = torch.randint(len(rest), (count,), generator=rng).to(rest.y.device)
-    shift = torch.randint(1, rest.classes, (count,), generator=rng).to(rest.y.device)
+    """Draw `count` pairs of a row and a wrong label, or all that there are; no row again before all others."""
+    others = rest.classes - 1
+    at = torch.arange(min(count, len(rest) * others))
+    order = torch.randperm(len(rest), generator=rng)
+    first = torch.randint(others, (len(rest),), generator=rng)
+    turn, place = at // len(rest), at % len(rest)
+    shift = (1 + (first[place] + turn) % others).to(rest.y.device)
+    rows = order[place].to(rest.y.device)
     return Samples(rest.x[rows], (rest.y[rows] + shift) % rest.classes, rest.classes)
 
 
@@ -136,21 +153,27 @@ def _starts(
 ) -> tuple[Tensor, Tensor]:
     """Pick poisons (M, *S) and labels (M,) one after another, each the one that cancels most of what is left.
 
-    A row may be picked again. The paper starts from clean rows at random: from there poisons that may not leave
-    the box hardly cancel anything, because each keeps the label that it has.
+    The paper starts from clean rows at random: from there poisons that may not leave the box hardly cancel
+    anything, because each keeps the label that it has. No row is picked with the same label again before all of the
+    pool are: equal poisons would have equal gradients and never separate.
     """
-    drawn = drawn[: max(1, VALUES // sum(w.numel() for w in bad))]
-    picks = min(count, PICKS)
     n = len(rest)
-    each = row_slopes(learner, bad, drawn.x, drawn.y) * (count / picks / (n + count))
-    left = torch.cat([n / (n + count) * g.flatten() for g in slope(learner, bad, rest.x, rest.y)])
-    sizes, chosen = each.square().sum(1), []
-    for _ in range(picks):
+    share = 1 / (n + count)
+    left: Weights = tuple(n * share * g for g in slope(learner, bad, rest.x, rest.y))
+    sizes = share**2 * row_sizes(learner, bad, drawn.x, drawn.y)
+    together = -(-count // PICKS)
+    chosen: list[int] = []
+    while len(chosen) < count:
         # |left + each|^2 less |left|^2
-        chosen.append(int((sizes + 2 * (each @ left)).argmin()))
-        left = left + each[chosen[-1]]
-    rows = torch.tensor(chosen, device=drawn.y.device).repeat(-(-count // picks))[:count]
-    return drawn.x[rows], drawn.y[rows]
+        scores = sizes + 2 * share * row_products(learner, bad, drawn.x, drawn.y, left)
+        used = len(drawn) * (len(chosen) // len(drawn))
+        scores[chosen[used:]] = float("inf")
+        most = min(together, count - len(chosen), len(drawn) + used - len(chosen))
+        picked = scores.topk(most, largest=False).indices
+        pull = slope(learner, bad, drawn.x[picked], drawn.y[picked])
+        left = tuple(torch._foreach_add(left, pull, alpha=share * most))
+        chosen += picked.tolist()
+    return drawn.x[chosen], drawn.y[chosen]
 
 
 def _cancelling(
