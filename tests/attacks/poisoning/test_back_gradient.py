@@ -4,13 +4,15 @@ from functools import partial
 
 import pytest
 import torch
+from torch import nn
 
 from casemate.assess.prove import prove
-from casemate.attacks.poisoning.back_gradient import back_gradient
+from casemate.attacks.poisoning.back_gradient import _climb, back_gradient
 from casemate.builtin.data import digits
 from casemate.core.data import PoisonBudget, Samples
-from casemate.core.errors import NotApplicable
-from casemate.core.learner import descend, untrained
+from casemate.core.errors import NotApplicable, UsageError
+from casemate.core.hypergradients import Training
+from casemate.core.learner import Learner, descend, untrained
 from casemate.core.recipe import Recipe
 from casemate.core.workshop import Workshop
 from casemate.ops.rng import generator
@@ -58,14 +60,56 @@ def test_without_steps_points_are_validation_rows_with_wrong_labels():
 
 
 def test_of_several_attempts_the_one_that_does_most_is_kept():
-    """Two attempts begin as one does, draw for draw, and the second has the other class for all its points."""
+    """Two attempts begin as one does, draw for draw, and the second has the other class for all its points.
+
+    With this seed the second does more, by 0.02 of a loss of 0.65.
+    """
     settings = {"outer_steps": 2, "refine_steps": 0, "labels": "one for all", **HOW}
     one, two = (
-        back_gradient(SHOP, PoisonBudget(0.1), rng=generator(0), attempts=k, **settings) for k in (1, 2)
+        back_gradient(SHOP, PoisonBudget(0.1), rng=generator(8), attempts=k, **settings) for k in (1, 2)
     )
     assert one.y.eq(0).all()
-    assert two.y.unique().numel() == 1
-    assert torch.equal(one.x, two.x) or damage(two) > damage(one)
+    assert two.y.eq(1).all()
+    assert damage(two) > damage(one) + 0.01
+
+
+def test_a_step_goes_along_what_the_box_leaves_of_the_gradient():
+    """One step of descent from zero weights on one row x of class 0 gives that class the weights x / 2, so that
+    c times them has gradient c / 2: of (3, 4, -5, -4) / 2 the two parts that lead outwards are dropped, and
+    0.25 along what is left, (3, 0, 0, -4), is (0.15, 0, 0, -0.2)."""
+    of = Learner(nn.Linear(4, 2, bias=False).double(), ("weight",))
+    none = torch.zeros(0, 4, dtype=torch.float64)
+    start = (torch.zeros(2, 4, dtype=torch.float64),)
+    training = Training(of, start, none, torch.zeros(0).long(), torch.tensor([0]), 1.0, 1)
+    c = torch.tensor([3.0, 4.0, -5.0, -4.0], dtype=torch.float64)
+    free = torch.tensor([[0.2, 1.0, 0.0, 1.0]], dtype=torch.float64)
+    moved, value = _climb(training, free, lambda weights: c @ weights[0][0], "unrolled", 1, 0.25)
+    wanted = torch.tensor([[0.35, 1.0, 0.0, 0.8]], dtype=torch.float64)
+    torch.testing.assert_close(moved, wanted)
+    assert value == pytest.approx(float(wanted[0] @ c) / 2)
+
+
+def test_one_label_for_all_is_wrong_for_all():
+    """Where all validation rows have the first class, it is the second's turn at once."""
+    valid = Samples(SHOP.held_out.x, torch.zeros_like(SHOP.held_out.y), 2)
+    shop = Workshop(SHOP.clean, RECIPE, lambda n: [], valid)
+    made = back_gradient(
+        shop, PoisonBudget(0.1), rng=generator(0), labels="one for all", outer_steps=0, **HOW
+    )
+    assert made.y.eq(1).all()
+    with pytest.raises(UsageError, match="'each its own' with goal 'specific'"):
+        back_gradient(SHOP, PoisonBudget(0.1), rng=generator(0), goal="specific", labels="one for all")
+
+
+def deep() -> nn.Module:
+    """A net of two layers, whose gradients grow with its weights."""
+    return nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+
+
+def test_training_that_diverges_is_an_error_and_no_poison_that_does_nothing():
+    shop = Workshop(SHOP.clean, Recipe(deep, "two layers"), lambda n: [], SHOP.held_out)
+    with pytest.raises(UsageError, match=r"rate: .* diverged; expected a lower one, got 1e\+100"):
+        back_gradient(shop, PoisonBudget(0.1), rng=generator(0), inner_steps=20, rate=1e100, outer_steps=1)
 
 
 def test_a_specific_poison_starts_at_the_source_and_has_the_label_wished_for():

@@ -8,7 +8,7 @@ from annotated_types import Ge, Gt
 from torch import Generator, Tensor
 
 from casemate.core.data import Poison, PoisonBudget, Samples
-from casemate.core.errors import NotApplicable
+from casemate.core.errors import NotApplicable, UsageError
 from casemate.core.hypergradients import Aim, Mode, Training, hypergradient
 from casemate.core.learner import Learner, Weights, untrained
 from casemate.core.registry import Paper, poisoning
@@ -72,8 +72,8 @@ def back_gradient(
             and more of them in at most 20 groups.
         attempts: sets of points that are begun and moved, each from starts of its own; the best one is kept.
         labels: "each its own" draws any wrong label for each point, which is the paper's way; "one for all"
-            gives all points of an attempt the same, a class of its own for each attempt in turn. Only for
-            "generic".
+            gives all points of an attempt the same, each class in turn, so that a single attempt always has
+            the first. Only for "generic".
         refine_steps: most steps of all points of the best attempt at once; 0 is the paper's way.
         rng: source of the rows, starts, labels and first weights.
         tick: called after each group of points with the loss that the adversary climbs.
@@ -83,7 +83,11 @@ def back_gradient(
 
     Raises:
         NotApplicable: fewer than two classes, or one of the classes named is not there.
+        UsageError: "one for all" with a specific goal, whose label is `wish`; or training in the head diverges
+            in all attempts.
     """
+    if goal == "specific" and labels == "one for all":
+        raise UsageError("labels: expected 'each its own' with goal 'specific', got 'one for all'")
     clean, valid = workshop.clean, workshop.held_out
     rows = torch.randperm(len(clean), generator=rng)[: budget.rows(len(clean))].to(clean.y.device)
     if not len(rows):
@@ -98,7 +102,7 @@ def back_gradient(
     size = together or -(-len(rows) // GROUPS)
     best, given, most = clean.x[rows].double(), clean.y[rows], -float("inf")
     for attempt in range(attempts):
-        named = _label(attempt, valid.classes, goal, wish, labels)
+        named = _label(attempt, valid, goal, wish, labels)
         begun = Training(learner, learner.start(), x, y, y[:0], rate, inner_steps)
         poison, chosen = x[:0], y[:0]
         for group in torch.arange(len(rows)).split(size):
@@ -107,8 +111,10 @@ def back_gradient(
             begun = replace(begun, x=torch.cat([begun.x, free]), y=torch.cat([begun.y, own]))
             poison, chosen = torch.cat([poison, free]), torch.cat([chosen, own])
             tick(attempt * len(rows) + len(poison), attempts * len(rows), {"loss": value})
-        if value > most:
+        if most < value < float("inf"):
             best, given, most = poison, chosen, value
+    if most == -float("inf"):
+        raise UsageError(f"rate: training in the head diverged; expected a lower one, got {rate:g}")
     whole = Training(learner, learner.start(), x, y, given, rate, inner_steps)
     poison, _ = _climb(whole, best, aim, mode, refine_steps, length * len(rows) ** 0.5)
     return Poison(rows, poison.to(clean.x.dtype), given)
@@ -126,13 +132,15 @@ def _able(valid: Samples, goal: str, source: int, wish: int) -> Tensor:
     return able.nonzero().flatten()
 
 
-def _label(attempt: int, classes: int, goal: str, wish: int, labels: Labels) -> int | None:
+def _label(attempt: int, valid: Samples, goal: str, wish: int, labels: Labels) -> int | None:
     """Name the label that all points of an attempt get, if they get the same."""
     if goal == "specific":
         return wish
     match labels:
         case "one for all":
-            return attempt % classes
+            # a class that has all the rows is a wrong label for none
+            wrong = [k for k in range(valid.classes) if bool((valid.y != k).any())]
+            return wrong[attempt % len(wrong)]
         case "each its own":
             return None
     assert_never(labels)
@@ -143,8 +151,7 @@ def _start(
 ) -> tuple[Tensor, Tensor]:
     """Draw inputs (M, *S) and a wrong label for each: the one named, or any."""
     if named is not None:
-        others = able[valid.y[able] != named]
-        able = others if len(others) else able
+        able = able[valid.y[able] != named]
     rows = able[torch.randint(len(able), (count,), generator=rng).to(able.device)]
     x = valid.x[rows].double()
     if named is not None:
@@ -177,7 +184,7 @@ def _climb(
         for _ in range(HALVINGS):
             moved = (free + length * grad / size).clamp(0, 1)
             value = _value(aim, training.run(moved))
-            if value > best:
+            if best < value < float("inf"):
                 free, best = moved, value
                 length *= 2
                 break
