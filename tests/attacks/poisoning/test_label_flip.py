@@ -39,7 +39,23 @@ def test_with_two_classes_a_flip_is_the_other_class() -> None:
     assert torch.equal(poison.y, 1 - clean.y[poison.rows])
 
 
-def test_one_class_has_no_wrong_label() -> None:
+def test_one_class_floods_the_others() -> None:
+    """All rows get one class that none of them had, drawn evenly; by default each gets its own, as ever."""
+    clean = data()
+    seen = []
+    for seed in range(60):
+        poison = label_flip(clean, PoisonBudget(0.5), labels="one for all", rng=generator(seed))
+        assert len(poison.rows) == len(poison.rows.unique()) == 450
+        assert poison.y.unique().numel() == 1
+        assert (poison.y != clean.y[poison.rows]).all()
+        seen.append(int(poison.y[0]))
+    # binomial, 60 of 1/4: mean 15, sd 3.4
+    assert all(0 < seen.count(k) < 33 for k in range(4))
+    every = label_flip(clean, PoisonBudget(1.0), labels="one for all", rng=generator(0))
+    assert len(every.rows) == 675
+
+
+def test_one_class_has_has_no_wrong_label() -> None:
     clean = Samples(torch.rand(5, 3), torch.zeros(5, dtype=torch.int64), 1)
     with pytest.raises(NotApplicable, match="two or more classes"):
         label_flip(clean, PoisonBudget(0.5), rng=generator(0))

@@ -1,5 +1,7 @@
 """Random label flips."""
 
+from typing import Literal, assert_never
+
 import torch
 from torch import Generator
 
@@ -14,6 +16,7 @@ BIGGIO = Paper(
     2011,
     "https://proceedings.mlr.press/v20/biggio11.html",
 )
+Labels = Literal["each its own", "one for all"]
 
 
 @poisoning(papers=(BIGGIO,), known_as=("random label flips", "label noise"))
@@ -22,16 +25,20 @@ def label_flip(
     budget: PoisonBudget,
     /,
     *,
+    labels: Labels = "each its own",
     rng: Generator,
     tick: Tick = ignore,
 ) -> Poison:
     """Give random rows a wrong label: the least that any poisoning attack must beat.
 
-    Rows are drawn without replacement, and each gets one of the other classes with equal chance.
+    Rows are drawn without replacement, and each gets one of the other classes with equal chance. Where all get
+    the same, that class floods the set, which costs several times as much.
 
     Args:
         clean: training set.
         budget: share of its rows that may be changed.
+        labels: "each its own" draws a wrong label for each row; "one for all" draws one class and gives it to
+            rows of all others, as far as there are any.
         rng: source of the rows and labels.
         tick: not called; there is one step.
 
@@ -43,6 +50,17 @@ def label_flip(
     """
     if clean.classes < 2:
         raise NotApplicable("labels can only be flipped between two or more classes")
-    rows = torch.randperm(len(clean), generator=rng)[: budget.rows(len(clean))].to(clean.y.device)
-    shift = torch.randint(1, clean.classes, rows.shape, generator=rng).to(clean.y.device)
-    return Poison(rows, clean.x[rows], (clean.y[rows] + shift) % clean.classes)
+    order = torch.randperm(len(clean), generator=rng).to(clean.y.device)
+    most = budget.rows(len(clean))
+    match labels:
+        case "each its own":
+            rows = order[:most]
+            shift = torch.randint(1, clean.classes, rows.shape, generator=rng).to(clean.y.device)
+            given = (clean.y[rows] + shift) % clean.classes
+        case "one for all":
+            named = int(torch.randint(clean.classes, (), generator=rng))
+            rows = order[clean.y[order] != named][:most]
+            given = torch.full_like(rows, named)
+        case _:
+            assert_never(labels)
+    return Poison(rows, clean.x[rows], given)
