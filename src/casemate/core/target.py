@@ -156,6 +156,22 @@ def laid_out(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
 
 
+def reordered(model: Classifier, x: Tensor) -> bool:
+    """Put a net's weights in channels-last order, in place, if it works so on x (N, *S), and tell whether it does.
+
+    It does on images only, and not where a net views its channels as one row.
+    """
+    if x.dim() != 4:
+        return False
+    model.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    try:
+        model.predict(laid_out(x[:2]))
+    except RuntimeError:
+        model.net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        return False
+    return True
+
+
 def _linked(logits: Tensor, x: Tensor) -> Tensor:
     """Give logits that hang on no input a gradient of zero, which is what such a target has."""
     if logits.requires_grad or not (x.requires_grad and torch.is_grad_enabled()):

@@ -37,6 +37,20 @@ def test_the_worst_weights_do_not_depend_on_the_size_of_the_gradient(scale: floa
     assert torch.equal(worst([w], [None], 0.5)[0], w)
 
 
+def test_nets_that_view_channels_are_mended() -> None:
+    class Viewing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.last = nn.Conv2d(2, 3, 3, padding=1), nn.Linear(48, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(self.conv(x).view(len(x), -1))
+
+    rows = Samples(torch.rand(10, 2, 4, 4, generator=generator(0)), torch.arange(10) % 2, 2)
+    mended = ft_sam(Classifier(Viewing().eval(), 2, (2, 4, 4)), rows, epochs=1, rng=generator(1))
+    assert mended.predict(rows.x).isfinite().all()
+
+
 def two_logits(w: float) -> Classifier:
     """Logits (w x, 0) for one value x."""
     net = nn.Linear(1, 2)

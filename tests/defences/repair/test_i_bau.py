@@ -78,6 +78,52 @@ def test_the_paper_s_search_climbs_the_loss_of_the_true_class() -> None:
     assert found.aims.tolist() == [-1]
 
 
+def test_no_value_of_a_perturbation_exceeds_the_range_of_inputs() -> None:
+    """Logits (x_1 + x_2, 0) of rows at 0 and at 1: towards class 0 both values rise, towards class 1 they fall.
+
+    Within [-1, 1] the ends are (1, 1) and (-1, -1), of length 1.4. An l2 ball of 3 has room for more.
+    """
+    model = linear([[1.0, 1.0], [0.0, 0.0]])
+    rows = Samples(torch.tensor([0.0, 1.0]).repeat(4)[:, None].expand(-1, 2), torch.arange(8) % 2, 2)
+    found = Search(model, rows, "class", {"l2": 3.0}).run(0, generator(0))
+    torch.testing.assert_close(found.delta, torch.tensor([[1.0, 1.0], [-1.0, -1.0]]), atol=0, rtol=0)
+
+
+def test_classes_that_a_pass_has_no_room_for_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two values and eight rows of a pass make 16 for each class: 40 have room for two of five."""
+    monkeypatch.setattr("casemate.defences.repair.i_bau.AT_ONCE", 40)
+    model = linear([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+    sizes: list[int] = []
+    model.net.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].numel()))
+    rows, rng = Samples(torch.full((10, 2), 0.5), torch.arange(10) % 5, 5), generator(0)
+    search = Search(model, rows, "class", {"l2": 0.2, "l1": 0.2})
+    turns = [search.run(number, rng).aims.tolist() for number in (0, 1, 10, 20, 30, 40)]
+    assert max(sizes) <= 40
+    assert turns[0] == turns[1] == 2 * turns[0][:2]
+    drawn = [aim for turn in turns[1:] for aim in turn[:2]]
+    assert sorted(drawn[:5]) == sorted(drawn[5:]) == [0, 1, 2, 3, 4]
+    assert i_bau(model, rows, rounds=2, steps=1, rng=rng).classes == 5
+
+
+class Viewing(nn.Module):
+    """A convolution whose channels are viewed as one row, which needs them to come first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.last = nn.Conv2d(2, 3, 3, padding=1), nn.Linear(3 * 16, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.conv(x).view(len(x), -1))
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_nets_that_view_channels_are_mended(shift: int) -> None:
+    model = Classifier(Viewing().eval(), 2, (2, 4, 4))
+    rows = Samples(torch.rand(10, 2, 4, 4, generator=generator(0)), torch.arange(10) % 2, 2)
+    mended = i_bau(model, rows, rounds=1, steps=1, shift=shift, rng=generator(1))
+    assert mended.predict(rows.x).isfinite().all()
+
+
 def backdoored() -> tuple[Classifier, Samples, Tensor]:
     """Twenty values, of which the first ten tell two classes apart; the last one is a trigger for class 1."""
     rng = generator(0)

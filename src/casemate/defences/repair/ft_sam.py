@@ -16,7 +16,7 @@ from casemate.core.data import Samples
 from casemate.core.errors import NotApplicable, UsageError
 from casemate.core.recipe import one_cycle
 from casemate.core.registry import Paper, repair
-from casemate.core.target import Classifier, laid_out
+from casemate.core.target import Classifier, laid_out, reordered
 from casemate.core.tick import Tick, ignore
 from casemate.ops.rng import seeded
 from casemate.ops.shifts import shifted
@@ -76,13 +76,10 @@ def ft_sam(
         raise NotApplicable("FT-SAM needs a net with gradients and weights, and at least two clean rows")
     net = copy.deepcopy(model.net).train().requires_grad_(True)
     net.zero_grad(set_to_none=True)
-    images = clean.x.dim() == 4
-    if images:
-        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     student, weights = replace(model, net=net), [p for p in net.parameters() if p.is_floating_point()]
     # the paper's SGD (0.01, momentum 0.9) left more of a backdoor for the same accuracy
     optimizer = torch.optim.Adam(weights, lr=lr)
-    moves = shift if images else 0
+    moves, fast = shift if clean.x.dim() == 4 else 0, reordered(student, clean.x)
     with seeded(int(torch.randint(2**62, (), generator=rng)), clean.x.device):
         for epoch in range(epochs):
             order = torch.randperm(len(clean), generator=rng).to(clean.y.device)
@@ -91,7 +88,8 @@ def ft_sam(
             for i, rows in enumerate(parts):
                 for group in optimizer.param_groups:
                     group["lr"] = lr * one_cycle((epoch + i / len(parts)) / epochs)
-                x = laid_out(shifted(clean.x[rows], moves, rng) if moves else clean.x[rows])
+                x = shifted(clean.x[rows], moves, rng) if moves else clean.x[rows]
+                x = laid_out(x) if fast else x.contiguous()
                 known = kept * model.predict(x).softmax(1)
                 aims = known + (1 - kept) * F.one_hot(clean.y[rows], known.shape[1])
                 loss = sharp_gradient(student, weights, x, aims, rho)
@@ -100,7 +98,7 @@ def ft_sam(
     net.eval().zero_grad(set_to_none=True)
     if not all(bool(w.isfinite().all()) for w in weights):
         raise UsageError(f"FT-SAM diverged: its weights are not finite. Lower rho={rho:g} or lr={lr:g}.")
-    if images:
+    if fast:
         net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     for weight, own in zip(net.parameters(), model.net.parameters(), strict=True):
         weight.requires_grad_(own.requires_grad)

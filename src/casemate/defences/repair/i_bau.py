@@ -13,9 +13,10 @@ from torch.nn import functional as F
 
 from casemate.core.data import Samples
 from casemate.core.errors import NotApplicable
+from casemate.core.inversion import AT_ONCE
 from casemate.core.recipe import one_cycle
 from casemate.core.registry import Paper, repair
-from casemate.core.target import Classifier
+from casemate.core.target import Classifier, reordered
 from casemate.core.tick import Tick, ignore
 from casemate.ops.norms import Norm, shrink, steepest
 from casemate.ops.shifts import shifted
@@ -35,7 +36,7 @@ RATE = 0.1  # step of the inner map that the hypergradient differentiates, as in
 Inner = Literal["class", "error"]
 
 
-@repair(papers=(ZENG,), known_as=("I-BAU", "implicit backdoor adversarial unlearning"), version=2)
+@repair(papers=(ZENG,), known_as=("I-BAU", "implicit backdoor adversarial unlearning"), version=3)
 def i_bau(
     model: Classifier,
     clean: Samples,
@@ -61,16 +62,19 @@ def i_bau(
 
     The paper looks for one delta that raises the loss most ("error"). On small nets that is some delta
     towards the widest class, and no trigger; one for each class, which lowers the loss of that class
-    ("class"), finds it. The paper has one ball, in l2. Marks on some pixels, each as bright as can be, lie
-    outside any that clothes withstand, and so there is a second set of perturbations, in l1, which change few
-    values (`sparse`). Half of a batch is perturbed and half is clean and learnt as the model knew it, for some
-    hundred rows alone would cost accuracy. A larger `radius` or `sparse` removes more and costs more.
+    ("class"), finds it. The paper has one ball, in l2. Marks on some pixels, each as bright as can be, may be
+    longer than what inputs withstand in other directions, and so there is a second set of perturbations, in
+    l1, which change few values (`sparse`). Half of a batch is perturbed and half is clean and learnt as the
+    model knew it, for some hundred rows alone would cost accuracy. A larger `radius` or `sparse` removes more
+    and costs more. Where inputs and classes are too many for a pass (1,000 classes of 3x224x224), some classes
+    are searched and after ten rounds others, and it takes more `rounds` to see all.
 
     Args:
         model: classifier to be mended; it stays as it is.
         clean: data that the defender trusts, some hundred rows.
         inner: what perturbations aim at: "class", one for each class; "error", a single one as in the paper.
-        radius: l2 norm of the perturbations, in units of x.
+        radius: l2 norm of the perturbations, in units of x, whatever the size of inputs. The default was chosen for
+            784 values, 0.09 for each on average; for as much of D values set 0.09 sqrt(D): 5 for 3x32x32.
         sparse: l1 norm of those that change few values, as a share of the values of an input, in [0, 1]; 0 leaves
             them out, as in the paper.
         rounds: searches for perturbations, each followed by `steps` steps of training.
@@ -92,14 +96,11 @@ def i_bau(
         raise NotApplicable("I-BAU needs a net with gradients and at least two clean rows")
     net = copy.deepcopy(model.net).eval().requires_grad_(True)
     net.zero_grad(set_to_none=True)
-    images = clean.x.dim() == 4
-    if images:
-        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     student, weights = replace(model, net=net), [p for p in net.parameters() if p.is_floating_point()]
     optimizer = torch.optim.Adam(weights, lr=lr)
     few: dict[Norm, float] = {"l1": sparse * math.prod(clean.shape)} if sparse else {}
     search = Search(student, clean, inner, {"l2": radius, **few})
-    moves = shift if images else 0
+    moves, fast = shift if clean.x.dim() == 4 else 0, reordered(student, clean.x)
     for number in range(rounds):
         found = search.run(number, rng)
         loss = torch.zeros(())
@@ -109,6 +110,7 @@ def i_bau(
             rows = torch.randint(len(clean), (BATCH,), generator=rng).to(clean.y.device)
             x, y = clean.x[rows], clean.y[rows]
             x = shifted(x, moves, rng) if moves else x
+            x = x if fast else x.contiguous()
             known = kept * model.predict(x).softmax(1)
             aims = known + (1 - kept) * F.one_hot(y, known.shape[1])
             loss, grads = unlearn(student, x, aims, found, weights, iterations, rng)
@@ -117,7 +119,7 @@ def i_bau(
             optimizer.step()
         tick(number + 1, rounds, {"loss": float(loss)})
     net.zero_grad(set_to_none=True)
-    if images:
+    if fast:
         net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     for weight, own in zip(net.parameters(), model.net.parameters(), strict=True):
         weight.requires_grad_(own.requires_grad)
@@ -138,17 +140,25 @@ class Search:
 
     def __init__(self, model: Classifier, clean: Samples, inner: Inner, balls: Mapping[Norm, float]) -> None:
         self.model, self.clean, self.balls = model, clean, balls
-        device = clean.y.device
-        self.aims = torch.arange(model.classes, device=device) if inner == "class" else -torch.ones(
-            1, dtype=torch.int64, device=device
-        )  # fmt: skip
-        blank = torch.zeros(len(self.aims), *clean.shape, device=clean.x.device)
+        classes = torch.arange(model.classes) if inner == "class" else torch.tensor([-1])
+        self.room = max(1, AT_ONCE // (ROWS * math.prod(clean.shape)))
+        self.waiting = classes[:0]
+        self.aims = classes.to(clean.y.device)
+        blank = torch.zeros(min(len(classes), self.room), *clean.shape, device=clean.x.device)
         self.deltas = dict.fromkeys(balls, blank)
 
     def run(self, number: int, rng: Generator) -> Found:
         """Move the perturbations of the last round to where the model now is weakest."""
+        if number % AFRESH == 0 and self.model.classes > self.room and bool((self.aims >= 0).all()):
+            self._take_turns(rng)
         shares = [self._climb(norm, number % AFRESH == 0, rng) for norm in self.balls]
         return Found(torch.cat([*self.deltas.values()]), self.aims.repeat(len(shares)), torch.cat(shares))
+
+    def _take_turns(self, rng: Generator) -> None:
+        """Choose as many classes as a pass has room for, at random, and each once before any comes again."""
+        while len(self.waiting) < self.room:
+            self.waiting = torch.cat([self.waiting, torch.randperm(self.model.classes, generator=rng)])
+        self.aims, self.waiting = self.waiting[: self.room].to(self.aims), self.waiting[self.room :]
 
     def _climb(self, norm: Norm, afresh: bool, rng: Generator) -> Tensor:
         """Search in one ball, and tell the share of rows that each perturbation reaches, (M,)."""
