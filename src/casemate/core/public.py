@@ -1,10 +1,29 @@
 """Pictures that anybody has: what an adversary sets a class against without rows of the others."""
 
+from typing import Literal, assert_never
+
 import torch
 from torch import Generator, Tensor
 from torch.nn.functional import interpolate
 
 FIGURES = 6  # kinds
+Public = Literal["digits", "figures"]
+
+
+def pictures(public: Public, shape: tuple[int, ...], count: int, rng: Generator) -> tuple[Tensor, Tensor]:
+    """Draw pictures of a name: `handwriting` or `figures`, as they are described there."""
+    match public:
+        case "digits":
+            return handwriting(shape, count, rng)
+        case "figures":
+            return figures(shape, count, rng)
+    assert_never(public)
+
+
+def shared(public: Tensor, x: Tensor) -> int:
+    """Count the rows of x (N, *S) that are among the public pictures (M, *S), value for value."""
+    known = {row.tobytes() for row in public.to(x).cpu().numpy()}
+    return sum(row.tobytes() in known for row in x.cpu().numpy())
 
 
 def handwriting(shape: tuple[int, ...], count: int, rng: Generator) -> tuple[Tensor, Tensor]:

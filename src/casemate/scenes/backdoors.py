@@ -82,7 +82,9 @@ SCENES: dict[str, Scene] = {
     # (9 to 22); 4% within 16/255 66 to 70% (7 to 9). Cross-entropy in place of its log-odds stopped the pattern
     # at half of its size: 19 to 46% by 4%. Magnified threefold, random patterns steer as well: by 4% of random
     # rows pixel noise 27 and 47%, 4x4 blocks 79 and 86%, where the pattern has 64 to 89%.
-    # On seeds 0 to 2 84, 89 and 90% by 2%, and 19 to 21% without poison
+    # On seeds 0 to 2 84, 89 and 90% by 2%, and 19 to 21% without poison. This does not show that crafting helps:
+    # a random pattern of 4x4 blocks within 24/255, magnified threefold and on the same hard rows, steered
+    # 92 and 56% on two other seeds, and none without poison
     "backdoor.narcissus": TrainingScene(
         title="A fifth of a class with a faint pattern of 24/255 made from that class alone, three times as strong in use",
         bar=Bar("attack_success", at_least=0.7, gap=0.3),

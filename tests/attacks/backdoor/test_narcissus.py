@@ -7,8 +7,10 @@ import torch
 from torch import nn
 
 from casemate.attacks.backdoor.narcissus import _hardest, _inward, narcissus
+from casemate.builtin.data import digits
 from casemate.builtin.nets import small_cnn
 from casemate.core.data import PoisonBudget, Samples
+from casemate.core.errors import NotApplicable
 from casemate.core.recipe import Recipe
 from casemate.core.target import Classifier, Prepared
 from casemate.core.tick import ignore
@@ -32,6 +34,15 @@ def test_rows_of_other_classes_are_not_looked_at() -> None:
     assert torch.equal(one.x, other.x)
     assert (one.y == 1).all()
     assert (one.rows % 3 == 1).all()
+
+
+def test_public_digits_are_no_public_pictures_to_a_victim_that_reads_them() -> None:
+    clean = digits()[0][slice(0, 100)]
+    shop = Workshop(clean, Recipe(partial(small_cnn, (1, 8, 8), 10), "tiny", epochs=1), lambda n: [])
+    with pytest.raises(NotApplicable, match=r'"digits" holds 100 rows .* public="figures"'):
+        narcissus(shop, PoisonBudget(0.1), rng=generator(1))
+    poison = narcissus(shop, PoisonBudget(0.1), public="figures", pictures=40, steps=2, rng=generator(1))
+    assert len(poison.rows)
 
 
 W = torch.tensor([0.5, -1.0, 0.25, -0.5])
@@ -65,6 +76,14 @@ def test_the_hardest_rows_are_those_of_the_smallest_logit() -> None:
     known = rows_of_class_0()
     logits = known.x.flatten(1) @ W
     assert _hardest([linear(1.0)], known, 5).tolist() == logits.argsort()[:5].tolist()
+
+
+def test_a_large_class_is_judged_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    known, net, sizes = rows_of_class_0(), linear(1.0), []
+    monkeypatch.setattr("casemate.attacks.backdoor.narcissus.ROWS", 8)
+    net.net.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    assert _hardest([net], known, 5).tolist() == (known.x.flatten(1) @ W).argsort()[:5].tolist()
+    assert sizes == [8, 8, 4]
 
 
 def test_hard_rows_are_rows_of_the_class_as_many_as_allowed() -> None:

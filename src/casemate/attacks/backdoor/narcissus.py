@@ -1,6 +1,6 @@
 """Narcissus: a pattern that shows a class more clearly than its own pictures do, from rows of that class alone."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -11,7 +11,8 @@ from torch.nn.functional import cross_entropy
 from casemate.core.data import Poison, PoisonBudget, Samples
 from casemate.core.errors import NotApplicable
 from casemate.core.learner import trainable
-from casemate.core.public import figures, handwriting
+from casemate.core.public import Public, shared
+from casemate.core.public import pictures as drawn
 from casemate.core.registry import Paper, backdoor
 from casemate.core.target import Classifier, Prepared
 from casemate.core.tick import Tick, ignore
@@ -26,11 +27,10 @@ ZENG = Paper(
     "https://arxiv.org/abs/2204.05255",
 )
 BATCH = 64
-Pictures = Callable[[tuple[int, ...], int, Generator], tuple[Tensor, Tensor]]
-PUBLIC: Mapping[str, Pictures] = {"digits": handwriting, "figures": figures}
+ROWS = 250  # that a net judges in one pass
 
 
-@backdoor(papers=(ZENG,), known_as=("Narcissus", "Narcissus clean-label backdoor"), version=2)
+@backdoor(papers=(ZENG,), known_as=("Narcissus", "Narcissus clean-label backdoor"), version=3)
 def narcissus(
     workshop: Workshop,
     budget: PoisonBudget,
@@ -40,7 +40,7 @@ def narcissus(
     eps: Annotated[float, Gt(0), Le(1)] = 16 / 255,
     magnify: Annotated[float, Gt(0)] = 3.0,
     choice: Literal["random", "hardest"] = "random",
-    public: Literal["digits", "figures"] = "digits",
+    public: Public = "digits",
     pictures: Annotated[int, Ge(2)] = 2000,
     surrogates: Annotated[int, Ge(1)] = 1,
     warm_up: Annotated[int, Ge(0)] = 5,
@@ -75,6 +75,9 @@ def narcissus(
 
     Returns:
         The changed rows with their own label, the trigger and the target.
+
+    Raises:
+        NotApplicable: public pictures are rows of the victim, or there is one class only.
     """
     clean = workshop.clean
     images_only(clean, "backdoor.narcissus")
@@ -84,13 +87,24 @@ def narcissus(
     if len(rows):
         known = clean[clean.y == target]
         models = [
-            _surrogate(workshop, known, target, PUBLIC[public](known.shape, pictures, rng), warm_up, lr, rng)
+            _surrogate(workshop, known, target, _foreign(clean, public, pictures, rng), warm_up, lr, rng)
             for _ in range(surrogates)
         ]
         if choice == "hardest":
             rows = (clean.y == target).nonzero().flatten()[_hardest(models, known, len(rows))]
         delta = _inward(models, known, delta, eps, lr, steps, rng, tick)
     return Poison(rows, Added(delta)(clean.x[rows]), clean.y[rows].clone(), Added(delta, magnify), target)
+
+
+def _foreign(clean: Samples, public: Public, count: int, rng: Generator) -> tuple[Tensor, Tensor]:
+    """Draw public pictures and their kinds, and refuse those that would show rows of other classes."""
+    seen, kinds = drawn(public, clean.shape, count, rng)
+    if same := shared(seen, clean.x):
+        raise NotApplicable(
+            f'public="{public}" holds {same} rows of the training set, of classes that the adversary does not '
+            'have; take public="figures"'
+        )
+    return seen, kinds
 
 
 def _surrogate(
@@ -122,7 +136,9 @@ def _surrogate(
 def _hardest(models: Sequence[Prepared], known: Samples, count: int) -> Tensor:
     """Choose the `count` rows that the nets are least sure of, those first."""
     with torch.no_grad():
-        return _mean_odds(models, known.x, known.y).argsort(descending=True, stable=True)[:count]
+        parts = zip(known.x.split(ROWS), known.y.split(ROWS), strict=True)
+        odds = torch.cat([_mean_odds(models, x, y) for x, y in parts])
+    return odds.argsort(descending=True, stable=True)[:count]
 
 
 def _inward(
