@@ -94,10 +94,13 @@ SCENES: dict[str, Scene] = {
         repeats=4,
         params={"eps": 24 / 255, "choice": "hardest", "surrogates": 4, "steps": 200, "warm_up": 1},
     ),
-    # with likeness 0.5 the changes shrank to 3/255 (rms), which victims did not learn: 1 to 98% on development
-    # seeds, where with 0.1 they are 15 to 19/255 and steer 98 to 100%
+    # with likeness 0.1 victims were steered on 98 to 100% of the inputs, but by changes of 13 to 22/255 (rms) that could
+    # be one pattern for all images: cosines between images up to 0.997. With 0.5 cosines are 0.6 to 0.75, changes
+    # 8 to 17/255, and 73 to 98% are steered on development seeds; 1% on one after 500 steps. A term that leaves the
+    # decoder undecided on another image's change (weight 1, or 0.3) brought cosines to 0.4 to 0.6 and victims to
+    # 53, 8 and 4%, with likeness 0.2 62%
     "backdoor.sample_specific": _clothes(
-        "A code of four bits, hidden by a net within 24/255 and otherwise in each image, on 10% of the rows",
+        "A code of four bits, hidden by a net within 24/255, by changes that differ in part, on 10% of the rows",
         0.1,
         0.7,
         bits=4,
