@@ -11,7 +11,7 @@ import itertools
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,10 @@ NAMES = (*DETECTORS, "weights.signature", "weights.lipschitz")
 WORKS = 0.8  # success below which a trigger is no backdoor worth the name
 FOLDS = 10
 STRENGTH = 1.0  # of the data against the penalty on large weights
-DEVIATIONS = 2.0  # of the clean models' scores, from their mean to the threshold
+WEAK, CLEAR = (
+    2.0,
+    5.0,
+)  # deviations of the clean models' scores above their mean, from which on signs are weak, or clear
 RIGHT = 0.5  # clean accuracy below which a scan gives no answer
 BEGIN, END = "<!-- measured -->\n", "<!-- /measured -->"
 PAGE = Path(__file__).parents[1] / "docs/scan.md"
@@ -144,35 +147,34 @@ def models(folder: Path, names: Sequence[str]) -> tuple[list[Model], list[str]]:
 
 @dataclass(frozen=True)
 class Fit:
-    """Weights, bias and threshold."""
+    """Weights and bias of a score in deviations above the mean of clean models."""
 
     weights: np.ndarray
     bias: float
-    threshold: float
 
     def scores(self, model: Model) -> np.ndarray:
-        """Log-odds of the classes above the threshold."""
-        return model.features @ self.weights + self.bias - self.threshold
+        """Score the classes."""
+        return model.features @ self.weights + self.bias
 
 
 def fitted(known: Sequence[Model], allowed: np.ndarray) -> Fit:
-    """Fit classes: targets against all others; the threshold is where few clean models reach."""
+    """Fit classes, targets against all others, and count from where clean models are."""
     x = np.concatenate([m.features for m in known])[:, allowed]
     y = np.concatenate([m.labels for m in known])
     regression = LogisticRegression(C=STRENGTH, class_weight="balanced", max_iter=5000).fit(x, y)
     weights = np.zeros(known[0].features.shape[1])
     # evidence is for a backdoor or nothing
     weights[allowed] = regression.coef_[0].clip(min=0)
-    fit = Fit(weights, float(regression.intercept_[0]), 0.0)
+    fit = Fit(weights, float(regression.intercept_[0]))
     clean = np.array([fit.scores(m).max() for m in known if m.target is None])
-    threshold = float(clean.mean() + DEVIATIONS * clean.std(ddof=1))
-    return replace(fit, threshold=threshold)
+    mean, deviation = float(clean.mean()), float(clean.std(ddof=1))
+    return Fit(weights / deviation, (fit.bias - mean) / deviation)
 
 
 def judged(
     zoo: Sequence[Model], allowed: np.ndarray, without: str = "", by: str = "fold"
 ) -> dict[str, float]:
-    """Score each model by a fit to others; kind `without` is in no fit. Scores are above the threshold."""
+    """Score each model by a fit to others; kind `without` is in no fit."""
     rng = np.random.default_rng(0)
     kinds = {m.kind: i for i, m in enumerate(zoo)}
     folds = {}
@@ -211,14 +213,18 @@ def report(zoo: Sequence[Model], allowed: np.ndarray) -> dict[str, Any]:
                    np.array([unseen[k][n] for n in clean])).value for k in kinds
         },
         "auc_other_data": auc(np.array([other[m.name] for m in marked]), np.array([other[n] for n in clean])).__dict__,
-        "false_alarms": rate([seen[n] > 0 for n in clean]),
-        "false_alarms_unseen": rate([x > 0 for x in usual]),
-        "false_alarms_other_data": rate([other[n] > 0 for n in clean]),
-        "found": {k: rate([seen[m.name] > 0 for m in marked if m.kind == k]) for k in kinds}
-        | {"all": rate([seen[m.name] > 0 for m in marked])},
-        "unseen": {k: rate([unseen[k][m.name] > 0 for m in marked if m.kind == k]) for k in kinds}
-        | {"all": rate([x > 0 for x in held])},
-        "other_data": rate([other[m.name] > 0 for m in marked]),
+        "false_alarms": rate([seen[n] > CLEAR for n in clean]),
+        "weak": {
+            "clean": rate([WEAK < seen[n] <= CLEAR for n in clean]),
+            "backdoored": rate([WEAK < seen[m.name] <= CLEAR for m in marked]),
+        },
+        "false_alarms_unseen": rate([x > CLEAR for x in usual]),
+        "false_alarms_other_data": rate([other[n] > CLEAR for n in clean]),
+        "found": {k: rate([seen[m.name] > CLEAR for m in marked if m.kind == k]) for k in kinds}
+        | {"all": rate([seen[m.name] > CLEAR for m in marked])},
+        "unseen": {k: rate([unseen[k][m.name] > CLEAR for m in marked if m.kind == k]) for k in kinds}
+        | {"all": rate([x > CLEAR for x in held])},
+        "other_data": rate([other[m.name] > CLEAR for m in marked]),
         # both kinds are needed, and of shapes all clean ones may be without an answer
         "by_data": {
             d: _on(seen, [m for m in zoo if m.data == d]) for d in sorted({m.data for m in zoo if m.target is None})
@@ -232,8 +238,8 @@ def _on(seen: dict[str, float], zoo: Sequence[Model]) -> dict[str, Any]:
     marked, clean = ([seen[m.name] for m in zoo if (m.target is None) == c] for c in (False, True))
     return {
         "auc": auc(np.array(marked), np.array(clean)).__dict__,
-        "false_alarms": rate([x > 0 for x in clean]),
-        "found": rate([x > 0 for x in marked]),
+        "false_alarms": rate([x > CLEAR for x in clean]),
+        "found": rate([x > CLEAR for x in marked]),
     }
 
 
@@ -301,6 +307,9 @@ def write_page(columns: dict[str, dict[str, Any]], more: Sequence[str]) -> None:
         ):
             cells = " | ".join(_written(each["by_data"][data][key], key == "auc") for each in said)
             lines.append(f"| {data}: {title} | {cells} |")
+    for kind in ("clean", "backdoored"):
+        cells = " | ".join(_written(each["weak"][kind], False) for each in said)
+        lines.append(f"| {kind} models with weak signs | {cells} |")
     for data, share in said[0]["unanswered"].items():
         lines.append(f"| {data}: no answer | {_written(share, False)} |" + " |" * (len(said) - 1))
     lines += ["", *more]
@@ -326,7 +335,8 @@ def calibration(every: Sequence[Model], left_out: Sequence[str], used: set[str])
         f"{date.today().isoformat()}, scripts/scan_fit.py",
         "weights": {n: round(float(fit.weights[i]), 4) for i, n in enumerate(NAMES) if n in used},
         "bias": round(fit.bias, 4),
-        "threshold": round(fit.threshold, 4),
+        "threshold": CLEAR,
+        "weak_from": WEAK,
         **report(zoo, allowed),
         "unanswered": {
             d: rate([not m.answered for m in every if m.data == d]) for d in sorted({m.data for m in every})

@@ -23,6 +23,11 @@ def test_name_type_shape_and_bytes_count():
     assert len({digest_tensors(v) for v in variants}) == len(variants)
 
 
+def test_tensors_without_values_have_a_digest_of_their_shape():
+    shapes = [(0,), (0, 8, 8), (2, 0)]
+    assert len({digest_tensors({"a": torch.zeros(shape)}) for shape in shapes}) == len(shapes)
+
+
 def test_order_and_memory_layout_do_not_count():
     matrix = torch.arange(6.0).view(2, 3)
     turned = matrix.t().contiguous().t()

@@ -122,9 +122,9 @@ def test_the_score_is_the_weighted_sum_of_evidence_beyond_what_is_usual() -> Non
     one of 0.3 leaves f = 1 / sqrt(1 + (1.4826 / 0.3)^2) of each. So -2 + 1.5 * f * (6, 2, 0).
     """
     rate = Rate(value=0, low=0, high=1, n=1)
-    how = Calibration(made="", weights={"a": 1.5, "gone": 7.0}, bias=-2.0, threshold=0.0, auc=rate, auc_unseen=rate,
-                      false_alarms=rate, found={}, unseen={}, false_alarms_other_data=rate, other_data=rate,
-                      unanswered={})  # fmt: skip
+    how = Calibration(made="", weights={"a": 1.5, "gone": 7.0}, bias=-2.0, threshold=0.0, weak_from=0.0, auc=rate,
+                      auc_unseen=rate, false_alarms=rate, found={}, unseen={}, false_alarms_other_data=rate, other_data=rate,
+                      unanswered={}, weak={})  # fmt: skip
     firm = 1 / math.sqrt(1 + (1.4826 / 0.3) ** 2)
     found, usual = {"a": torch.tensor([9.0, 2.0, 1.0])}, {"a": torch.tensor([1.0, -1.0, 3.0])}
     torch.testing.assert_close(

@@ -1,7 +1,7 @@
 """What commands print after the work."""
 
 from casemate.assess.result import Assessment, Flag, Verdict
-from casemate.cli.tables import print_defences, print_verdicts
+from casemate.cli.tables import gate, print_defences, print_verdicts
 from casemate.ops.stats import share
 
 
@@ -45,3 +45,28 @@ def test_defences_that_were_tried_are_printed_in_order_and_the_best_is_named(cap
     assert "Recommended: none; no defence" in capsys.readouterr().out
     print_defences(found.model_copy(update={"price": {}}))
     assert capsys.readouterr().out == ""
+
+
+def test_a_gate_does_not_pass_where_every_attack_failed(capsys):
+    verdict = Verdict(
+        threat="backdoor",
+        title="Triggers",
+        family="backdoor",
+        outcome="inconclusive",
+        why="no attack finished",
+    )
+    found = Assessment(
+        target="t",
+        target_digest="t",
+        data="d",
+        data_digest="d",
+        rows=100,
+        classes=3,
+        shape=(1,),
+        verdicts=(verdict,),
+    )
+    assert gate(found, "falls") == 1
+    assert "nothing was tested" in capsys.readouterr().out
+    done = verdict.model_copy(update={"tried": ("key",)})
+    assert gate(found.model_copy(update={"verdicts": (verdict, done)}), "falls") == 0
+    assert "passed; not tested: backdoor" in capsys.readouterr().out

@@ -31,7 +31,10 @@ class Rate(BaseModel):
 
 
 class Calibration(BaseModel):
-    """Weights of the detectors' evidence, the threshold of the score, and what was measured with them.
+    """Weights of the detectors' evidence, the thresholds of the score, and what was measured with them.
+
+    A score counts deviations above the mean of clean models. Above `threshold` a model is called backdoored,
+    and from `weak_from` to there its signs are weak, which is no answer; `weak` is how often that was so.
 
     `false_alarms` is the share of clean models of the zoo that are called backdoored, `found` the share of
     backdoored ones that are, by kind of trigger; both by weights and thresholds fitted to other models.
@@ -47,6 +50,7 @@ class Calibration(BaseModel):
     weights: dict[str, float]
     bias: float
     threshold: float
+    weak_from: float
     auc: Rate
     auc_unseen: Rate
     false_alarms: Rate
@@ -55,9 +59,10 @@ class Calibration(BaseModel):
     false_alarms_other_data: Rate
     other_data: Rate
     unanswered: dict[str, Rate]
+    weak: dict[str, Rate]
 
     def scores(self, evidence: Mapping[str, Tensor], usual: Mapping[str, Tensor]) -> Tensor:
-        """Combine evidence (K,) by detector, beyond what is usual, to log-odds of classes (K,)."""
+        """Combine evidence (K,) by detector, beyond what is usual, to scores of classes (K,)."""
         parts = [
             weight * beyond(evidence[name], usual.get(name))
             for name, weight in self.weights.items()

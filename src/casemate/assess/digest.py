@@ -28,8 +28,10 @@ def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
     """Digest named tensors by name, dtype, shape and bytes, in the order of their names."""
     parts: list[str | bytes] = []
     for name, tensor in sorted(tensors.items()):
-        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        parts += [name, str(tensor.dtype), str(tuple(tensor.shape)), raw.numpy().tobytes()]
+        values = tensor.detach().cpu().contiguous().reshape(-1)
+        # torch cannot view nothing as bytes
+        raw = values.view(torch.uint8).numpy().tobytes() if len(values) else b""
+        parts += [name, str(tensor.dtype), str(tuple(tensor.shape)), raw]
     return digest(*parts)
 
 

@@ -40,11 +40,11 @@ Outcome = Literal["backdoored", "no sign", "inconclusive"]
 class Scanned:
     """What a scan found.
 
-    `scores` (K,) are log-odds by class; the model's is their largest, `score`, and above the threshold
-    of `calibration` it is called backdoored. `found` and `usual` hold the evidence by detector, of the
-    model and of references trained on the clean rows alone. `why` says what makes the answer
-    inconclusive. `options` are what repeats the scan, and `digests` tell whether "model" and "data" are
-    still the same.
+    `scores` (K,) are by class, in deviations above the mean of clean models; the model's is their
+    largest, `score`, and above the threshold of `calibration` it is called backdoored. `found` and
+    `usual` hold the evidence by detector, of the model and of references trained on the clean rows
+    alone. `why` says what makes the answer inconclusive. `options` are what repeats the scan, and
+    `digests` tell whether "model" and "data" are still the same.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Scanned:
 
     @property
     def score(self) -> float:
-        """Log-odds of the most suspicious class."""
+        """Score of the most suspicious class."""
         return float(self.scores.max())
 
     @property
@@ -150,6 +150,8 @@ def scan_loaded(
     how = shipped()
     scores = how.scores(found.evidence, usual)
     why = _doubt(clean, model, accuracy, unevenness(found.evidence))
+    if not why and how.weak_from < float(scores.max()) <= how.threshold:
+        why = "its signs are weak, such as a clean model may show as well"
     return Scanned(*names, clean, model, accuracy, found, usual, scores, how, why, options, digests)
 
 

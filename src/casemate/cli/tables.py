@@ -94,7 +94,8 @@ def gate(assessment: Assessment, fail_on: str | None) -> int:
         return 0
     bad = ("falls",) if fail_on == "falls" else ("falls", "inconclusive")
     failing = [v for v in assessment.verdicts if v.outcome in bad]
-    untested = [v for v in assessment.verdicts if v.outcome == "not_tested"]
+    # where every attack failed there is no number either
+    untested = [v for v in assessment.verdicts if v.outcome == "not_tested" or not v.tried]
     rest = f"; not tested: {', '.join(v.threat for v in untested)}" if untested else ""
     if failing:
         named = ", ".join(f"{v.threat} ({OUTCOMES[v.outcome][0]})" for v in failing)

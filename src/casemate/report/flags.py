@@ -124,6 +124,12 @@ FLAGS = {
         "test rows, not that difference.",
         "Repeat with three models or more.",
     ),
+    "broken-victims": Explanation(
+        "Poisoned models are broken",
+        "The poisoned models have lost so much accuracy that a trigger that seems to work may be a model which "
+        "gives one class to every input.",
+        "Look at their accuracy beside the success, and train longer or poison less.",
+    ),
     "eight-bit-gap": Explanation(
         "Rounding undoes part of the attack",
         "When the adversarial inputs are stored with 8 bits per value, as picture files are, fewer of them fool.",

@@ -147,6 +147,7 @@ def as_json(found: Scanned) -> dict[str, Any]:
                 "false_alarms_other_data",
                 "other_data",
                 "unanswered",
+                "weak",
             }
         ),
         "options": found.options,

@@ -1,6 +1,6 @@
 import torch
 
-from casemate.assess.families.poisoning import over_pairs
+from casemate.assess.families.poisoning import _broken_victims, over_pairs
 from casemate.assess.presets import preset
 from casemate.ops.differences import paired_shares
 
@@ -25,3 +25,9 @@ def test_victims_that_differ_widen_the_interval_to_students():
     found = over_pairs([before] * 3, after)
     assert abs(found.value - 0.1) < 1e-12
     assert abs(found.high - found.value - 4.3027 * 0.1 / 3**0.5) < 1e-4
+
+
+def test_victims_that_lost_much_accuracy_are_doubted():
+    """A model that gives one class to all inputs would show a trigger that works on every one of them."""
+    assert [flag.code for flag in _broken_victims([0.1, 0.1], [0.9, 0.7])] == ["broken-victims"]
+    assert _broken_victims([0.85, 0.7], [0.9, 0.8]) == ()

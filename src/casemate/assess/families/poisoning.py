@@ -24,6 +24,7 @@ from casemate.ops.rng import generator, seed_of
 from casemate.ops.stats import Estimate, mean, share
 
 GALLERY = 6
+BROKEN = 0.2  # accuracy, as a share, that a poison costs where its victims count as broken
 CLEAN_SHARE = 0.05  # of the training rows: what a defender is assumed to hold in clean form
 
 
@@ -332,7 +333,7 @@ def _backdoor(case: Case, victims: Victims, train: Samples | None, test: Samples
         },
         baseline={"attack_success": over_victims(false, n)},
         clean={"accuracy": over_victims(clean_accuracy, len(test)), "attack_success": over_victims(false, n)},
-        flags=_few_victims(len(victims.poisoned)),
+        flags=_few_victims(len(victims.poisoned)) + _broken_victims(poisoned_accuracy, clean_accuracy),
         tensors=_triggered(victims, test),
         notes={
             **_visibility(victims.poisons[0], train),
@@ -373,6 +374,17 @@ def _few_victims(count: int) -> tuple[Flag, ...]:
     if count >= 3:
         return ()
     return (Flag(code="few-victims", detail=f"{count} victims; three or more are needed for an interval"),)
+
+
+def _broken_victims(poisoned: Sequence[float], clean: Sequence[float]) -> tuple[Flag, ...]:
+    """Doubt a trigger whose victims have lost much accuracy: one class for every input is no backdoor."""
+    left, before = sum(poisoned) / len(poisoned), sum(clean) / len(clean)
+    if left > before - BROKEN:
+        return ()
+    detail = (
+        f"poisoned models are right on {left:.0%} of the inputs without the trigger, others on {before:.0%}"
+    )
+    return (Flag(code="broken-victims", detail=detail),)
 
 
 def _pictures(poison: Poison, train: Samples) -> dict[str, Tensor]:
