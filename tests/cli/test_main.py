@@ -118,7 +118,7 @@ def test_the_list_is_readable_by_people_and_machines(said):
     assert {m["id"] for m in methods} == {e.id for e in casemate.entries()}
     (pgd,) = (m for m in methods if m["id"] == "evasion.pgd")
     assert pgd["access"] == "gradients"
-    assert {"name", "default", "required", "help"} == set(pgd["parameters"][0])
+    assert {"name", "choices", "default", "required", "help"} == set(pgd["parameters"][0])
     assert {m["family"] for m in json.loads(said("list", "evasion", "--json")[1])} == {"evasion"}
 
 
@@ -141,10 +141,20 @@ def test_show_prints_summary_threat_model_defaults_papers_and_defences(said):
     assert entry.papers[0].title in out
     assert "automatic  " in out
     assert "automatic means" in out
-    assert "Defences of this version against such attacks: training." in out
+    assert "Defences against attacks of this family, not all of which help here: training." in out
     shown = json.loads(said("show", "evasion.pgd", "--json")[1])
     assert shown["id"] == "evasion.pgd"
     assert all(d.startswith(("training.", "serving.")) for d in shown["defences"])
+
+
+def test_show_names_the_words_that_a_setting_may_take(said):
+    assert "One of: 'random', 'hardest'." in " ".join(said("show", "backdoor.narcissus")[1].split())
+    shown = {
+        p["name"]: p["choices"]
+        for p in json.loads(said("show", "backdoor.narcissus", "--json")[1])["parameters"]
+    }
+    assert shown["choice"] == ["random", "hardest"]
+    assert shown["eps"] == []
 
 
 def test_defences_of_malware_are_shown_with_attacks_on_malware_only(said):

@@ -1,7 +1,7 @@
 """casemate list: every method."""
 
 import json
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
@@ -85,6 +85,7 @@ def parameters(entry: "Entry") -> list[dict[str, Any]]:
     return [
         {
             "name": name,
+            "choices": _choices(field.annotation),
             "default": field.default
             if isinstance(field.default, bool | int | float | str | None)
             else str(field.default),
@@ -93,3 +94,10 @@ def parameters(entry: "Entry") -> list[dict[str, Any]]:
         }
         for name, field in fields.items()
     ]
+
+
+def _choices(annotation: Any) -> list[str]:
+    """List the values that a parameter may take where they are words, as of `Literal["a", "b"] | None`."""
+    if get_origin(annotation) is Literal:
+        return [word for word in get_args(annotation) if isinstance(word, str)]
+    return [word for part in get_args(annotation) for word in _choices(part)]

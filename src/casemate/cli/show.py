@@ -81,7 +81,8 @@ def _print(entry: "Entry") -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 2), show_header=False)
     for parameter in parameters(entry):
         default = "required" if parameter["required"] else setting(parameter["default"])
-        table.add_row(parameter["name"], default, prose(parameter["help"]))
+        words = f" One of: {', '.join(map(repr, parameter['choices']))}." if parameter["choices"] else ""
+        table.add_row(parameter["name"], default, prose(parameter["help"]) + words)
     out.print("\nParameters, with their defaults:" if table.row_count else "\nIt has no parameters.")
     if table.row_count:
         out.print(table)
@@ -91,5 +92,6 @@ def _print(entry: "Entry") -> None:
     against = defences(entry)
     if entry.family not in ANSWERS:
         out.print(
-            f"\nDefences of this version against such attacks: {', '.join(against) or 'none'}", markup=False
+            f"\nDefences that answer attacks of this kind, not each of them: {', '.join(against) or 'none'}",
+            markup=False,
         )

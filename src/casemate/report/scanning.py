@@ -199,7 +199,10 @@ def html(found: Scanned, before: Table | None = None) -> str:
         suspect=named(found, found.suspect),
         headings=headings(found),
         rows=table(found),
-        shares=[(TITLES.get(name, name), share) for name, share in found.shares.items()],
+        shares=[
+            *((TITLES.get(name, name), share) for name, share in found.shares.items()),
+            ("Where every class starts", found.calibration.bias),
+        ],
         strips=[_strip(found, name) for name in found.found.traces],
         titles=TITLES,
         style=environment.loader.get_source(environment, "report.css")[0],

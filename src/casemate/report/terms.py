@@ -30,7 +30,8 @@ TERMS = (
     Term(
         "Random baseline",
         "What an adversary achieves who spends the same budget at random. "
-        "An attack that does no better than this has shown nothing.",
+        "An attack that does no better than this has shown nothing. "
+        "For a trigger it is what the trigger does to models that were never poisoned.",
     ),
     Term("Clean", "The same model without any adversary."),
     Term("Requirement", "What must hold for the model to pass. Whoever orders the assessment sets it."),
