@@ -141,7 +141,9 @@ def test_show_prints_summary_threat_model_defaults_papers_and_defences(said):
     assert entry.papers[0].title in out
     assert "automatic  " in out
     assert "automatic means" in out
-    assert "Defences against attacks of this family, not all of which help here: training." in out
+    assert "Defences against attacks of this family, not all of which help here: training." in " ".join(
+        out.split()
+    )
     shown = json.loads(said("show", "evasion.pgd", "--json")[1])
     assert shown["id"] == "evasion.pgd"
     assert all(d.startswith(("training.", "serving.")) for d in shown["defences"])
