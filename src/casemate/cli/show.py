@@ -92,6 +92,6 @@ def _print(entry: "Entry") -> None:
     against = defences(entry)
     if entry.family not in ANSWERS:
         out.print(
-            f"\nDefences that answer attacks of this kind, not each of them: {', '.join(against) or 'none'}",
+            f"\nDefences against attacks of this family, not all of which help here: {', '.join(against) or 'none'}",
             markup=False,
         )
