@@ -2,6 +2,7 @@
 
     python scripts/scan_fit.py FOLDER scan       # numbers of each model beside it, once
     python scripts/scan_fit.py FOLDER fit        # cross-validation and calibration.json
+    python scripts/scan_fit.py FOLDER judge      # what the shipped calibration says of models that it has not seen
 
 FOLDER is what `scripts/scan_zoo.py` made.
 """
@@ -21,7 +22,7 @@ import torch
 from scan_zoo import KINDS, SETS, load
 from sklearn.linear_model import LogisticRegression
 
-from casemate.assess.calibration import UNEVEN, beyond, unevenness
+from casemate.assess.calibration import UNEVEN, beyond, shipped, unevenness
 from casemate.assess.evidence import DETECTORS, INVERSION, collected, references
 from casemate.core.data import Samples
 from casemate.ops.rng import generator
@@ -264,7 +265,7 @@ def main() -> None:
     """Scan or fit."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
-    parser.add_argument("what", choices=("scan", "fit"))
+    parser.add_argument("what", choices=("scan", "fit", "judge"))
     parser.add_argument("--only", default="")
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
@@ -272,6 +273,9 @@ def main() -> None:
         scan(args.folder, args.only)
         return
     zoo, left_out = models(args.folder, NAMES)
+    if args.what == "judge":
+        judge(zoo)
+        return
     said = calibration(zoo, left_out, set(INVERSION))
     args.out.write_text(json.dumps(said, indent=1) + "\n")
     others = {
@@ -280,6 +284,27 @@ def main() -> None:
     }
     write_page({"trigger inversion (the score)": said, **others}, flags(args.folder, zoo))
     print(json.dumps({k: v for k, v in said.items() if k not in ("scores", "left_out")}, indent=1))
+
+
+def judge(zoo: Sequence[Model]) -> None:
+    """Print what the shipped calibration says of models, and how often it is right."""
+    how = shipped()
+    weights = np.array([how.weights.get(name, 0.0) for name in NAMES])
+    scores = {m.name: m.features @ weights + how.bias for m in zoo}
+    for m in zoo:
+        score, suspect = scores[m.name].max(), scores[m.name].argmax()
+        answer = "clear" if score > how.threshold else "weak" if score > how.weak_from else "none"
+        right = "" if m.target is None else f", target {m.target}"
+        print(f"{m.name}: {answer if m.answered else 'uneven'}, {score:.2f}, class {suspect}{right}")
+    marked, clean = (
+        np.array([scores[m.name].max() for m in zoo if m.answered and (m.target is None) == c])
+        for c in (False, True)
+    )
+    print("AUC", _written(auc(marked, clean).__dict__, True))
+    for title, found in (("clean", clean), ("backdoored", marked)):
+        weak = (found > how.weak_from) & (found <= how.threshold)
+        print(title, "called backdoored:", _written(rate((found > how.threshold).tolist()), False))
+        print(title, "weak signs:", _written(rate(weak.tolist()), False))
 
 
 def write_page(columns: dict[str, dict[str, Any]], more: Sequence[str]) -> None:
