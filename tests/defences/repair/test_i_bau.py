@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from casemate.core.data import Samples
 from casemate.core.errors import NotApplicable
 from casemate.core.target import Classifier
-from casemate.defences.repair.i_bau import Search, hypergradient, i_bau
+from casemate.defences.repair.i_bau import Search, i_bau, random_marks
+from casemate.ops.implicit import hypergradient
 from casemate.ops.rng import generator
 
 
@@ -103,6 +104,16 @@ def test_classes_that_a_pass_has_no_room_for_take_turns(monkeypatch: pytest.Monk
     drawn = [aim for turn in turns[1:] for aim in turn[:2]]
     assert sorted(drawn[:5]) == sorted(drawn[5:]) == [0, 1, 2, 3, 4]
     assert i_bau(model, rows, rounds=2, steps=1, rng=rng).classes == 5
+
+
+def test_random_marks_move_one_value_of_twenty_as_far_as_inputs_reach() -> None:
+    """Of 40 values two are moved, by 1 up or down, anywhere."""
+    marks = random_marks(500, (2, 4, 5), generator(0))
+    assert marks.shape == (500, 2, 4, 5)
+    assert (marks.abs().flatten(1).sum(1) == 2).all()
+    assert set(marks.unique().tolist()) == {-1.0, 0.0, 1.0}
+    assert (marks != 0).any(0).all()
+    assert abs(float(marks.sum())) < 100
 
 
 class Viewing(nn.Module):
