@@ -8,7 +8,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: assess test lint types unit docs dist clean
 
-assess: $(VENV)/.installed  ## attack the built-in target, in about two minutes on two cores
+assess: $(VENV)/.installed  ## attack the built-in target, in two to three minutes on two cores
 	$(BIN)/casemate assess --preset quick --out out
 
 test: lint types unit  ## everything that CI runs

@@ -35,6 +35,13 @@ def test_a_longer_preset_asks_all_that_a_shorter_one_asks():
     assert quick < standard < thorough
 
 
+@pytest.mark.parametrize("name", ["quick", "standard", "thorough"])
+def test_every_preset_asks_what_a_flood_of_one_class_costs_beside_scattered_wrong_labels(name):
+    (threat,) = (t for t in preset(name).threats if t.id == "poisoning-labels")
+    assert [ask.params["labels"] for ask in threat.attacks] == ["each its own", "one for all"]
+    assert {ask.method for ask in threat.attacks} == {"poisoning.label_flip"}
+
+
 def test_an_unknown_preset_is_refused():
     with pytest.raises(UsageError, match=r"quick, standard or thorough\. Got 'fast'"):
         preset("fast")

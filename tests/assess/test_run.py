@@ -120,6 +120,18 @@ def test_the_second_run_computes_nothing_and_changes_no_byte(toys, bench):
     assert len(CALLS) == calls
 
 
+def test_progress_lines_tell_settings_only_where_names_would_be_alike(toys, bench):
+    planned = []
+
+    class Watcher(Silent):
+        def plan(self, cases, /):
+            planned.extend(cases)
+
+    two = [case("toy_shift", params={"by": b, "of": 3}) for b in (1, 2)]
+    list(run([*two, case("toy_crash", params={"by": 1})], bench, Watcher()))
+    assert planned == ["evasion.toy_shift (by 1)", "evasion.toy_shift (by 2)", "evasion.toy_crash"]
+
+
 def test_a_crash_becomes_a_visible_row_and_the_other_cases_run(toys, bench):
     results = list(run([case("toy_crash"), case("toy_shift")], bench, Silent()))
     assert [r.status for r in results] == ["failed", "done"]

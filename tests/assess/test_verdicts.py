@@ -158,7 +158,7 @@ def test_the_worst_rate_decides_and_all_rates_make_a_curve_per_attack(tmp_path):
     assert drawn.measured == share(99, 100)
     assert drawn.curves["badnets"].x == [0.01, 0.1]
     assert {name: curve.y for name, curve in drawn.curves.items() if "random" not in name} == {
-        "badnets": [0.05, 0.99], "wanet": [0.02, 0.2], "badnets (2)": [0.03, 0.07]
+        "badnets": [0.05, 0.99], "wanet": [0.02, 0.2], "badnets, patch 2": [0.03, 0.07]
     }  # fmt: skip
     assert drawn.curves["wanet, random baseline"].y == [0.01, 0.01]
     assert drawn.budget == "1%, 10% of the training rows"

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -54,3 +55,13 @@ class Case(BaseModel):
     def family(self) -> str:
         """Family of the method."""
         return self.method.partition(".")[0]
+
+
+def told_apart(cases: Sequence[Case]) -> list[str]:
+    """Say of each case by which parameters it differs from others of its method; empty where by none."""
+    found = []
+    for case in cases:
+        same = [other.params for other in cases if other.method == case.method]
+        names = [k for k, v in case.params.items() if any(other.get(k) != v for other in same)]
+        found.append(", ".join(f"{name} {case.params[name]}" for name in names))
+    return found

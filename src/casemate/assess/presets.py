@@ -21,7 +21,7 @@ LATER = (
 
 
 def preset(name: str) -> Plan:
-    """Look a preset up: quick (about two minutes), standard, thorough."""
+    """Look a preset up: quick (two to three minutes), standard, thorough."""
     match name:
         case "quick":
             return _quick()
@@ -100,8 +100,10 @@ def _print(**settings: Any) -> Threat:
 
 
 def _poison(rates: tuple[float, ...], **settings: Any) -> Threat:
+    labels = ("each its own", "one for all")  # the second costs several times as much
+    flips = tuple(Ask(method="poisoning.label_flip", params={"labels": given}) for given in labels)
     return Threat(
-        id="poisoning-labels", family="poisoning", attacks=(Ask(method="poisoning.label_flip"),), rates=rates,
+        id="poisoning-labels", family="poisoning", attacks=flips, rates=rates,
         title="Wrong labels in the training data",
         question="How much accuracy do wrong labels cost?",
         require=Requirement(metric="accuracy_drop", at_most=0.05), **settings,

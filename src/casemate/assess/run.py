@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from casemate.assess.bench import Bench
-from casemate.assess.case import Case
+from casemate.assess.case import Case, told_apart
 from casemate.assess.families import judge_of
 from casemate.assess.progress import Progress
 from casemate.assess.result import Provenance, Result
@@ -35,18 +35,19 @@ def run(cases: Sequence[Case], bench: Bench, progress: Progress) -> Iterator[Res
     Yields:
         One result per case, stored before it is yielded.
     """
-    progress.plan([describe(case) for case in cases])
-    for case in cases:
+    titles = _titles(cases)
+    progress.plan(titles)
+    for case, title in zip(cases, titles, strict=True):
         known = bench.store.get(case.key)
         if known is not None and known.status == "done" and bench.store.whole(known):
-            progress.start(case.key, f"{describe(case)} (kept)")
+            progress.start(case.key, f"{title} (kept)")
             progress.finish(case.key, known)
             yield known
             continue
         doubt = bench.store.doubt(case.key)
         if doubt:
             progress.message(f"{doubt}: this case is computed again.")
-        progress.start(case.key, describe(case))
+        progress.start(case.key, title)
         result = answer(case, bench, progress)
         progress.finish(case.key, result)
         yield result
@@ -95,6 +96,15 @@ def _absent(case: Case, status: str, reason: str, bench: Bench) -> Result:
             "provenance": provenance(bench.target.device),
         }
     )
+
+
+def _titles(cases: Sequence[Case]) -> list[str]:
+    """Name cases for progress lines; settings are told only where names would be alike."""
+    names = [describe(case) for case in cases]
+    return [
+        f"{name} ({settings})" if settings and names.count(name) > 1 else name
+        for name, settings in zip(names, told_apart(cases), strict=True)
+    ]
 
 
 def describe(case: Case) -> str:

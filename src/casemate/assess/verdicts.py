@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from casemate.assess.case import told_apart
 from casemate.assess.checks import SERIOUS, black_box_wins, transfer_wins
 from casemate.assess.plan import Threat
 from casemate.assess.result import Curve, Flag, Outcome, Result, Verdict
@@ -201,8 +202,10 @@ def _curves(threat: Threat, done: Sequence[Result]) -> dict[str, Curve]:
             settings = f"{result.case.method} {result.case.params} {result.case.defences}"
             groups.setdefault(settings, []).append(result)
     found: dict[str, Curve] = {}
-    for group in (g for g in groups.values() if len({r.case.rate for r in g}) > 1):
+    drawn = [g for g in groups.values() if len({r.case.rate for r in g}) > 1]
+    for group, settings in zip(drawn, told_apart([g[0].case for g in drawn]), strict=True):
         method = group[0].case.method.partition(".")[2].replace("_", " ")
+        method += f", {settings}" if settings else ""
         times = 1 + sum(name.partition(" (")[0] == method for name in found)
         name = method if times == 1 else f"{method} ({times})"
         found[name] = _over_rates(metric, [(r.case.rate or 0.0, r.metrics[metric]) for r in group])

@@ -18,7 +18,7 @@ def command(
     ] = None,
     preset: Annotated[
         Literal["quick", "standard", "thorough"] | None,
-        typer.Option(help="What is tried; quick, the default, takes about two minutes on two cores."),
+        typer.Option(help="What is tried; quick, the default, takes two to three minutes on two cores."),
     ] = None,
     model: Annotated[
         str | None,
