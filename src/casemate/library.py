@@ -51,7 +51,8 @@ def assess(
         out: folder to write; finished cases in it are not run again.
         seed: base seed of all random numbers; None means the plan's.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        only: pattern of method or threat ids; the others are listed as not tested.
+        only: pattern of method or threat ids; of the others, what the folder has no answer to is listed
+            as not tested.
         rows: number of test rows, instead of the plan's.
         recipe: how models like the target are trained: "file.py:function", or settings such as
             "epochs=20,lr=0.001" of the usual recipe.

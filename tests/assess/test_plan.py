@@ -3,6 +3,7 @@ import pytest
 from casemate.assess.plan import ENSEMBLES, check, customary_eps, read_plan
 from casemate.assess.presets import preset
 from casemate.core.errors import UnknownMethod, UsageError
+from casemate.core.registry import find
 from casemate.core.semantic import Attributes, Colours, Conditional, Latent
 
 PLAN = """
@@ -69,6 +70,7 @@ def test_a_plan_reads_fractions_ensembles_and_parameters(tmp_path):
         ('family = "evasion"', 'family = "backdoor"', "family"),
         ('family = "evasion"', 'family = "training"', "family"),
         ("chain = true", "queries = -3", "queries"),
+        ("steps = 7", 'step_size = "x/255"', "must be a number or a fraction such as 8/255. Got 'x/255'"),
         ("chain = true", "rates = [1.5]", "rate"),
         (", at_least = 0.5", "", "robust_accuracy with at_least. Got robust_accuracy with neither"),
         ("at_least", "at_most", "robust_accuracy with at_least. Got robust_accuracy with at_most"),
@@ -143,3 +145,38 @@ def test_a_patch_needs_the_share_that_it_covers(tmp_path):
         UsageError, match=r"universal\.patch covers a share of each picture: 'pixels' needs 'area'"
     ):
         read_plan(written(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [("24/255", 24 / 255), ("0.1", 0.1), (0.1, 0.1)],
+    ids=["fraction", "text", "number"],
+)
+def test_a_radius_among_the_parameters_may_be_a_fraction(given, read):
+    assert find("backdoor.narcissus").validate({"eps": given})["eps"] == read
+
+
+def test_an_optional_number_may_be_a_fraction_as_well():
+    assert find("evasion.pgd").validate({"step_size": "2/255"})["step_size"] == 2 / 255
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("24/0", r"must be a number or a fraction such as 8/255\. Got '24/0'\."),
+        ("a/255", r"must be a number or a fraction such as 8/255\. Got 'a/255'\."),
+        ("256/255", "less than or equal to 1"),
+        ("0/255", "greater than 0"),
+        (24, r"Got 24; did you mean 24/255\?"),
+    ],
+)
+def test_a_wrong_fraction_among_the_parameters_is_refused(given, says):
+    with pytest.raises(UsageError, match=says):
+        find("backdoor.narcissus").validate({"eps": given})
+
+
+def test_a_slash_in_a_word_is_no_fraction():
+    assert (
+        find("backdoor.clean_label").validate({"generator": "a/b.safetensors"})["generator"]
+        == "a/b.safetensors"
+    )

@@ -22,7 +22,7 @@ from casemate.core.bfloat16 import bfloat16_copy
 from casemate.core.compiled import compile_forward
 from casemate.core.errors import UsageError
 from casemate.core.registry import Entry, find
-from casemate.core.target import GradientOracle, Prepared
+from casemate.core.target import Classifier, GradientOracle, Prepared
 from casemate.core.workers import Workers
 from casemate.ops.rng import seed_of, seeded
 from casemate.ops.stats import share
@@ -64,7 +64,8 @@ def assess(
         options: the target, its data and recipe; None means the built-in ones.
         out: folder to write; finished cases in it are not run again.
         seed: base seed; None means the plan's.
-        only: pattern of method or threat ids; the others are listed as not tested.
+        only: pattern of method or threat ids; of the others, what the folder has no answer to is listed
+            as not tested.
         rows: number of test rows, instead of the plan's.
         command: what reproduces this run, printed in the report.
         progress: told of each case and its steps.
@@ -79,7 +80,7 @@ def assess(
     if options is None:
         options = Options(model=plan.model or Options.model, data=plan.data or Options.data)
     store = Store(out)
-    store.open()
+    store.check()
     named = [spec if isinstance(spec, str) else type(spec).__name__ for spec in (options.model, options.data)]
     progress.message(f"Loading {named[0]} and {named[1]}")
     data = load_data(options.data, bounds=options.bounds)
@@ -97,6 +98,7 @@ def assess(
     with Workers(options.workers) as workers:
         bench, doubts = make_bench(model, data, options, store, workers, seed)
         _check_layers(plan, bench)
+        _check_classes(plan, bench)
         return assess_bench(
             bench, plan, options, doubts, seed=seed, only=only, command=command, progress=progress
         )
@@ -167,7 +169,8 @@ def assess_bench(
         )
         for threat in plan.threats
     ]
-    if only is not None and not any(cases for _, cases in wanted):
+    matched = [_wanted(find(ask.method), threat, only) for threat in plan.threats for ask in threat.attacks]
+    if only is not None and not any(matched):
         raise UsageError(f"The pattern --only '{only}' matches no method and no threat of the plan.")
     results: dict[str, Result] = {}
     for result in run([case for _, cases in wanted for case in cases], bench, progress):
@@ -177,7 +180,7 @@ def assess_bench(
     for threat, cases in wanted:
         if cases:
             found = [results[case.key] for case in cases]
-            untried = _left_out(threat, only)
+            untried = _left_out(threat, cases, only)
             verdicts.append(draw(threat, found, bench.store, doubts, bench.test.shape, untried))
         else:
             why = absent.get(threat.id, f"left out by --only '{only}'")
@@ -198,17 +201,23 @@ def cases_of(
     only: str | None = None,
     defences: tuple[str, ...] = (),
 ) -> list[Case]:
-    """Cases of a threat; in a chain each one continues on what the earlier ones left standing."""
+    """Cases of a threat; in a chain each one continues on what the earlier ones left standing.
+
+    Of those that `only` leaves out, the ones that the folder has an answer to stay.
+    """
     cases: list[Case] = []
+    versions = tuple(find(name).version for name in defences)
     for ask in threat.attacks:
         entry = find(ask.method)
-        if not _wanted(entry, threat, only):
-            continue
         for rate in threat.rates or (None,):
             after = tuple(c.key for c in cases) if threat.chain else ()
             case = _case(entry, ask, threat, plan, bench, seed, rate, after)
-            versions = tuple(find(name).version for name in defences)
-            cases.append(case.model_copy(update={"defences": defences, "defence_versions": versions}))
+            case = case.model_copy(update={"defences": defences, "defence_versions": versions})
+            alone = case.model_copy(update={"after": ()})  # as it was asked where others were left out
+            if _wanted(entry, threat, only):
+                cases.append(case)
+            else:
+                cases += [c for c in (case, alone) if bench.store.answered(c.key)][:1]
     return cases
 
 
@@ -217,10 +226,17 @@ def _wanted(entry: Entry, threat: Threat, only: str | None) -> bool:
     return not only or any(fnmatch.fnmatch(name, only) for name in names)
 
 
-def _left_out(threat: Threat, only: str | None) -> list[tuple[str, str]]:
-    """List the attacks of a threat that the pattern does not match, with the reason."""
-    asked = [find(ask.method) for ask in threat.attacks]
-    return [(e.id, f"left out by --only '{only}'") for e in asked if not _wanted(e, threat, only)]
+def _left_out(threat: Threat, cases: Sequence[Case], only: str | None) -> list[tuple[str, str]]:
+    """List the attacks of a threat that the pattern does not match and that were not answered before, with the reason."""
+    asked = [(find(ask.method), ask) for ask in threat.attacks]
+    rates = threat.rates or (None,)
+    answered = [(case.method, case.params, case.rate) for case in cases]
+    return [
+        (entry.id, f"left out by --only '{only}'")
+        for entry, ask in asked
+        if not _wanted(entry, threat, only)
+        and any((entry.id, entry.validate(ask.params), rate) not in answered for rate in rates)
+    ]
 
 
 def _case(
@@ -253,6 +269,31 @@ def _check_layers(plan: Plan, bench: Bench) -> None:
         if threat.family == "evasion":
             for ask in threat.attacks:
                 matching(bench.prepared, threat.hooks(ask, bench.hooks).bpda, None)
+
+
+def _check_classes(plan: Plan, bench: Bench) -> None:
+    """Refuse attacks that aim at a class that is not there, before anything runs.
+
+    Poisons need rows of the class; a finished model is asked for any class that it can answer.
+    """
+    answered = set(range(bench.target.classes))
+    poisoned = answered if bench.train is None else set(bench.train.y.unique().tolist())
+    for threat in plan.threats:
+        for ask in threat.attacks:
+            entry = find(ask.method)
+            finished = threat.family not in ("backdoor", "poisoning") or entry.access is Classifier
+            there = answered if finished else poisoned
+            named = entry.validate(ask.params).get("target")
+            if isinstance(named, int) and named not in there:
+                raise UsageError(
+                    f"The 'target' of {ask.method} in '{threat.id}' must be one of the classes {_listed(there)}. "
+                    f"Got {named}."
+                )
+
+
+def _listed(classes: set[int]) -> str:
+    whole = classes == set(range(len(classes)))
+    return f"0 .. {len(classes) - 1}" if whole else ", ".join(map(str, sorted(classes)))
 
 
 def _hooks(entry: Entry, ask: Ask, threat: Threat, bench: Bench) -> Hooks:

@@ -75,7 +75,7 @@ def harden(
     model = load_model(options.model, data.test, bounds=options.bounds, mean=options.mean, std=options.std,
                        device=options.device)  # fmt: skip
     store = Store(Path(out) / FOLDER)
-    store.open()
+    store.check()
     with Workers(options.workers) as pool:
         bench, doubts = make_bench(model, data, options, store, pool, seed)
         falling = _falling(old, plan, named)

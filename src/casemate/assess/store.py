@@ -31,6 +31,14 @@ class Store:
         if self.folder.exists() and not self.folder.is_dir():
             raise UsageError(f"The output folder must be a directory. Got the file {self.folder}.")
 
+    def check(self) -> None:
+        """Say why the folder cannot be written, as far as that can be told without making it."""
+        there = next(path for path in (self.results, *self.results.absolute().parents) if path.exists())
+        if not there.is_dir():
+            raise UsageError(f"The output folder {self.folder} cannot be made: {there} is a file.")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise UsageError(f"The output folder {self.folder} cannot be written: {there} is not writable.")
+
     def open(self) -> None:
         """Make the folder, or say why it cannot be written."""
         try:
@@ -44,6 +52,11 @@ class Store:
             return Result.model_validate_json((self.results / f"{key}.json").read_bytes())
         except (FileNotFoundError, ValidationError):
             return None
+
+    def answered(self, key: str) -> bool:
+        """Tell whether there is a finished answer with all its evidence."""
+        known = self.get(key)
+        return known is not None and known.status == "done" and self.whole(known)
 
     def doubt(self, key: str) -> str:
         """Say why a file of this key exists but cannot be used; empty if there is nothing to say."""

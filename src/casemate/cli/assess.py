@@ -45,7 +45,8 @@ def command(
     only: Annotated[
         str | None,
         typer.Option(
-            metavar="GLOB", help="Try only methods or threats of this pattern, such as 'evasion.*'."
+            metavar="GLOB",
+            help="Try only methods or threats of this pattern, such as 'evasion.*'; answers in OUT are kept.",
         ),
     ] = None,
     fail_on: Annotated[

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from types import ModuleType
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 from annotated_types import Ge
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from casemate.core.errors import UnknownMethod, UsageError
+from casemate.core.threat import parse_eps
 from casemate.ops.norms import Norm
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -97,18 +98,43 @@ class Entry:
         return self.against or ANSWERS.get(self.family, ())
 
     def validate(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Check parameters and fill in defaults; raises UsageError naming what is wrong."""
+        """Check parameters and fill in defaults; raises UsageError naming what is wrong.
+
+        Where a number is asked for, a fraction such as "8/255" will do.
+        """
         try:
-            return self.params.model_validate(dict(params)).model_dump()
+            return self.params.model_validate(self._without_fractions(params)).model_dump()
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
             if first["type"] == "extra_forbidden":
                 known = ", ".join(self.params.model_fields) or "none"
                 raise UsageError(f"{self.id} has no parameter '{where}'. Its parameters: {known}.") from None
+            got = first["input"]
+            levels = where == "eps" and isinstance(got, int | float) and 1 < got <= 255
             raise UsageError(
-                f"The '{where}' parameter of {self.id}: {first['msg'].lower()}. Got {first['input']!r}."
+                f"The '{where}' parameter of {self.id}: {first['msg'].lower()}. "
+                f"Got {f'{got:g}; did you mean {got:g}/255?' if levels else f'{got!r}.'}"
             ) from None
+
+    def _without_fractions(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        plain = dict(params)
+        for name, value in params.items():
+            field = self.params.model_fields.get(name)
+            kinds = () if field is None else (field.annotation, *_leaves(field.annotation))
+            if isinstance(value, str) and "/" in value and float in kinds:
+                try:
+                    plain[name] = parse_eps(value)
+                except UsageError:
+                    raise UsageError(
+                        f"The '{name}' parameter of {self.id}: must be a number or a fraction such as 8/255. Got {value!r}."
+                    ) from None
+        return plain
+
+
+def _leaves(kind: Any) -> tuple[Any, ...]:
+    """Give the types that a union or an annotated type is made of."""
+    return tuple(leaf for part in get_args(kind) for leaf in (part, *_leaves(part)))
 
 
 _ENTRIES: dict[str, Entry] = {}
