@@ -88,6 +88,23 @@ def test_a_wrong_plan_gets_one_line_that_names_what_is_wrong(tmp_path, old, new,
     assert "\n" not in str(caught.value)
 
 
+def test_rows_of_a_threat_that_is_judged_on_all_rows_are_refused(tmp_path):
+    text = """
+    [[threats]]
+    id = "trigger"
+    title = "A trigger"
+    family = "backdoor"
+    attacks = ["backdoor.badnets"]
+    rates = [0.01]
+    rows = 100
+    require = {metric = "attack_success", at_most = 0.1}
+    """
+    with pytest.raises(UsageError, match=r"'trigger' must not have 'rows'.*Got rows = 100\.") as caught:
+        read_plan(written(tmp_path, text))
+    assert "\n" not in str(caught.value)
+    assert read_plan(written(tmp_path, text.replace("rows = 100", ""))).threats[0].rates == (0.01,)
+
+
 def test_a_missing_plan_is_named(tmp_path):
     with pytest.raises(UsageError, match=r"absent\.toml"):
         read_plan(tmp_path / "absent.toml")

@@ -63,6 +63,23 @@ def test_failed_skipped_and_lost_cases_are_listed_with_their_reasons(
     ]
 
 
+def test_a_skipped_case_is_listed_once_and_one_left_out_with_its_verdict(
+    found: Found, entries: dict[str, Entry]
+) -> None:
+    by_threat = {v.threat: v for v in found.assessment.verdicts}
+    left_out = by_threat["evasion-labels"].model_copy(
+        update={
+            "not_tried": (*by_threat["evasion-labels"].not_tried, ("evasion.pgd", "left out by --only 'x'"))
+        }
+    )
+    changed = found.assessment.model_copy(update={"verdicts": (left_out,)})
+    shown = view(Found(changed, found.results), entries)
+    assert [left.name for left in shown.verdicts[0].not_tried] == ["evasion.pgd"]
+    assert [t.reason for t in shown.troubles if t.kind == "Skipped"] == [
+        "needs more than 500 queries per row"
+    ]
+
+
 def test_a_flag_without_explanation_is_still_printed(found: Found, entries: dict[str, Entry]) -> None:
     checks = {check.code: check for check in view(found, entries).checks}
     assert checks["made-up-code"].title == "Made up code"

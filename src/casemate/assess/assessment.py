@@ -66,7 +66,7 @@ def assess(
         seed: base seed; None means the plan's.
         only: pattern of method or threat ids; of the others, what the folder has no answer to is listed
             as not tested.
-        rows: number of test rows, instead of the plan's.
+        rows: number of test rows, instead of the plan's; poisoning and backdoors use all.
         command: what reproduces this run, printed in the report.
         progress: told of each case and its steps.
 

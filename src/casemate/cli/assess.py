@@ -87,7 +87,10 @@ def command(
         ),
     ] = None,
     rows: Annotated[
-        int | None, typer.Option(min=1, help="Number of test rows, instead of the plan's.")
+        int | None,
+        typer.Option(
+            min=1, help="Number of test rows, instead of the plan's; poisoning and backdoors use all."
+        ),
     ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes that train models; default one per core.")

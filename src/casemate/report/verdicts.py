@@ -50,9 +50,15 @@ def verdict_view(verdict: Verdict, results: Mapping[str, Result], names: Mapping
         access=_access(verdict.access),
         tried=tried,
         chained=any(results[key].case.after for key in verdict.tried if key in results),
-        not_tried=tuple(Left(name=name, reason=reason) for name, reason in verdict.not_tried),
+        not_tried=_not_tried(verdict, results),
         doubts=tuple(doubt(flag, _raised_by(flag, verdict, results, names)) for flag in verdict.flags),
     )
+
+
+def _not_tried(verdict: Verdict, results: Mapping[str, Result]) -> tuple[Left, ...]:
+    """List what was not tried; cases that failed or were skipped have rows of their own."""
+    told = {(r.case.method, r.reason) for r in results.values() if r.status != "done"}
+    return tuple(Left(name=name, reason=why) for name, why in verdict.not_tried if (name, why) not in told)
 
 
 def _raised_by(

@@ -106,12 +106,14 @@ def _title(assessment: Assessment) -> str:
 
 def _facts(assessment: Assessment, results: Sequence[Result]) -> tuple[tuple[str, str], ...]:
     clean = number(assessment.clean_accuracy, "accuracy")
+    trained = any(r.case.family in ("poisoning", "backdoor") for r in results)
+    on_all = "; poisoning and backdoors are judged on all" if trained else ""
     counts = [(sum(r.status == status for r in results), status) for status in ("done", "failed", "skipped")]
     facts = [
         ("Target", assessment.target),
         ("Data", assessment.data),
         ("Accuracy without adversary", f"{clean.text} ({clean.interval}, n = {clean.n:,})" if clean else ""),
-        ("Test rows attacked", f"at most {assessment.rows:,} per case"),
+        ("Test rows attacked", f"at most {assessment.rows:,} per case{on_all}"),
         ("Classes", str(assessment.classes)),
         ("Shape of one input", " x ".join(map(str, assessment.shape))),
         ("Plan", assessment.preset or assessment.title),
