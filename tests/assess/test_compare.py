@@ -1,3 +1,4 @@
+import json
 import math
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from casemate.assess.case import Case
 from casemate.assess.compare import compare, unmatched
 from casemate.assess.result import Assessment, Flag, Result, Verdict
 from casemate.assess.store import Store
+from casemate.cli.main import run
 from casemate.core.errors import UsageError
 from casemate.ops.stats import Estimate, mean, share
 
@@ -220,6 +222,72 @@ def test_clean_accuracy_without_shared_rows_is_that_of_the_assessments(tmp_path)
     ]
     clean = compare(*paths)[-1]
     assert (clean.before.value, clean.after.value, clean.change) == (0.9, 0.8, "worse")
+
+
+def backdoor(path, successes: dict[float, tuple[float, ...]]) -> Folder:
+    """A trigger at some rates, each tried on victims that it steered in these shares."""
+    folder, keys = Folder(path), []
+    for rate, values in successes.items():
+        metrics = {"attack_success": mean(values)}
+        keys.append(folder.result("backdoor.badnets", metrics, rate=rate, repeats=len(values)))
+    worst = max(successes.values(), key=sum)
+    budget = ", ".join(f"{100 * rate:g}%" for rate in successes) + " of the training rows"
+    return folder.verdict("backdoor-patch", "attack_success", mean(worst), keys, budget=budget)
+
+
+def test_a_backdoor_that_was_tried_at_more_rates_behind_a_defence_is_compared_at_those_of_both(tmp_path):
+    """1% steered 90% before and 10% after; the 3% that only the second tried, with 60%, do not count."""
+    before = backdoor(tmp_path / "a", {0.01: (0.89, 0.9, 0.91)}).write()
+    after = backdoor(tmp_path / "b", {0.01: (0.09, 0.1, 0.11), 0.03: (0.59, 0.6, 0.61)}).write()
+    (row,) = compare(before, after)
+    assert row.difference.value == pytest.approx(-0.8)
+    assert row.change == "better"
+    assert row.test == "Welch's t test over victims"
+    assert row.notes == ("compared at 1% of the training rows; 3% was tried as well after",)
+
+
+def test_a_backdoor_without_a_rate_in_common_is_not_comparable_and_the_table_says_why(tmp_path, capsys):
+    before = backdoor(tmp_path / "a", {0.01: (0.89, 0.9, 0.91)}).write()
+    after = backdoor(tmp_path / "b", {0.03: (0.09, 0.1, 0.11)}).write()
+    assert run(["compare", str(before), str(after)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "not a number" not in said
+    assert (
+        "Backdoor-Patch: not comparable, budget: 1% of the training rows before, 3% of the training rows after"
+        in said
+    )
+    run(["compare", str(before), str(after), "--json"])
+    (row,) = json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(name))
+    assert row["difference"]["value"] is None
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "fail_on", "code", "says"),
+    [
+        (0.1, 0.9, "worse", 1, "Gate --fail-on worse failed: backdoor-patch (worse)"),
+        (0.9, 0.1, "worse", 0, "Gate --fail-on worse passed"),
+        (0.9, 0.9, "falls", 0, "Gate --fail-on falls passed"),
+    ],
+)
+def test_a_comparison_has_a_gate(tmp_path, capsys, first, second, fail_on, code, says):
+    """The verdicts written by hand hold, whatever their numbers, so that "falls" finds none."""
+    before, after = (
+        backdoor(tmp_path / name, {0.01: (rate - 0.01, rate, rate + 0.01)}).write()
+        for name, rate in (("a", first), ("b", second))
+    )
+    assert run(["compare", str(before), str(after), "--fail-on", fail_on]) == code
+    assert says in capsys.readouterr().out
+    assert run(["compare", str(before), str(after), "--fail-on", fail_on, "--json"]) == code
+    both = capsys.readouterr()
+    assert says in both.err
+    json.loads(both.out)
+
+
+def test_a_gate_on_a_comparison_of_nothing_fails(tmp_path, capsys):
+    before = backdoor(tmp_path / "a", {0.01: (0.89, 0.9, 0.91)}).write()
+    after = backdoor(tmp_path / "b", {0.03: (0.09, 0.1, 0.11)}).write()
+    assert run(["compare", str(before), str(after), "--fail-on", "worse"]) == 1
+    assert "failed: nothing was compared; not compared: backdoor-patch" in capsys.readouterr().out
 
 
 def test_a_folder_without_an_assessment_is_named(tmp_path):

@@ -27,7 +27,7 @@ def test_defences_that_were_tried_are_printed_in_order_and_the_best_is_named(cap
     """The order is that of the price, which ranks; an id that is not recommended must not be called so."""
     effects = {
         "training.trades": {"robust_accuracy": {"value": 0.6, "low": 0.54, "high": 0.65, "n": 300}},
-        "no defence": {"robust_accuracy": 0.1},
+        "no defence": {"robust_accuracy": 0.1, "accuracy_lost": 0.0217755},
     }
     found = Assessment(
         target="t", target_digest="t", data="d", data_digest="d", rows=100, classes=3, shape=(1,), verdicts=(),
@@ -37,7 +37,7 @@ def test_defences_that_were_tried_are_printed_in_order_and_the_best_is_named(cap
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines() if line.strip()]
     assert lines[1:] == [
         "training.trades robust accuracy 60.0% (54.0% to 65.0%) of 300 rows; recommended",
-        "no defence robust accuracy 0.1",
+        "no defence robust accuracy 0.1, accuracy lost 2.2 points",
         "Those against evasion were compared on 300 test rows.",
         "Recommended: training.trades",
     ]

@@ -104,9 +104,10 @@ def _threats(side: _Side) -> str:
 
 
 def _threat(v: Verdict, w: Verdict, old: _Side, new: _Side) -> Difference:
+    v, w, shared = _at_shared_rates(v, w, old, new)
     assert v.measured is not None
     assert w.measured is not None
-    notes = _notes(v, w, old, new)
+    notes = (*shared, *_notes(v, w, old, new))
     different = [
         f"{what}: {a or 'none'} before, {b or 'none'} after"
         for what, a, b in (("metric", v.metric, w.metric), ("budget", v.budget, w.budget))
@@ -122,6 +123,45 @@ def _threat(v: Verdict, w: Verdict, old: _Side, new: _Side) -> Difference:
     return Difference(
         v.threat, v.title, v.metric, before, after, difference, p_value, test, "no clear difference", notes
     )
+
+
+def _at_shared_rates(
+    v: Verdict, w: Verdict, old: _Side, new: _Side
+) -> tuple[Verdict, Verdict, tuple[str, ...]]:
+    """Cut two verdicts on poisoned training rows to the rates that both have, where one has more, and say so.
+
+    A poisoner who knows a defence tries higher rates, at which the model without it was not tested.
+    """
+    rates = [
+        {r.case.rate for r in side.tried(x) if r.case.rate is not None} for side, x in ((old, v), (new, w))
+    ]
+    both = rates[0] & rates[1]
+    if v.metric != w.metric or v.family not in ("poisoning", "backdoor") or rates[0] == rates[1] or not both:
+        return v, w, ()
+    cut = [_at(x, side, both) for side, x in ((old, v), (new, w))]
+    more = [
+        f"{_percent(own - both)} was tried as well {when}"
+        for own, when in zip(rates, ("before", "after"), strict=True)
+        if own - both
+    ]
+    return cut[0], cut[1], (f"compared at {_percent(both)} of the training rows; {'; '.join(more)}",)
+
+
+def _at(verdict: Verdict, side: _Side, rates: set[float]) -> Verdict:
+    """Give a verdict by the worst of its results at some rates."""
+    metric = verdict.metric
+    found = [r for r in side.tried(verdict) if r.case.rate in rates and metric in r.metrics]
+    sign = 1 if metric in LOWER_IS_BETTER else -1
+    worst = max(found, key=lambda r: sign * r.metrics[metric].value, default=None)
+    measured = worst.metrics[metric] if worst else None
+    if measured is None:
+        return verdict
+    tried = tuple(r.key for r in found)
+    return verdict.model_copy(update={"measured": measured, "tried": tried, "budget": _percent(rates)})
+
+
+def _percent(rates: set[float]) -> str:
+    return ", ".join(f"{100 * rate:g}%" for rate in sorted(rates))
 
 
 Tested = tuple[Estimate, Estimate, Estimate, float, str]

@@ -147,14 +147,40 @@ def print_differences(differences: "Sequence[Difference]") -> None:
     for row in differences:
         unit = metric(row.metric).unit
         points: Unit = "points" if unit == "share" else unit
-        difference = f"{number(row.difference.value, points)} ({interval(row.difference, points)})"
+        told = row.change != "not comparable"
+        difference = (
+            f"{number(row.difference.value, points)} ({interval(row.difference, points)})" if told else ""
+        )
         colour = colours.get(row.change, "default")
-        p = "" if row.p_value != row.p_value else f"{row.p_value:.2g}"
+        p = f"{row.p_value:.2g}" if told and row.p_value == row.p_value else ""
         table.add_row(
             escape(row.title), number(row.before.value, unit), number(row.after.value, unit), difference, p,
             f"[{colour}]{row.change}[/{colour}]",
         )  # fmt: skip
     out.print(table)
     for row in differences:
-        for note in row.notes:
-            out.print(f"{row.title}: {note}", markup=False)
+        why = "not comparable, " if row.change == "not comparable" else ""
+        for i, note in enumerate(row.notes):
+            out.print(f"{row.title}: {'' if i else why}{note}", markup=False)
+
+
+def gate_differences(
+    differences: "Sequence[Difference]", after: Assessment, fail_on: str | None, alone: Sequence[str] = ()
+) -> int:
+    """Exit code of a gate on a comparison: "worse" asks the differences, other words the second assessment.
+
+    `alone` names what only one of the assessments measured.
+    """
+    if fail_on != "worse":
+        return gate(after, fail_on)
+    worse = [row.threat for row in differences if row.change == "worse"]
+    unknown = [*(row.threat for row in differences if row.change == "not comparable"), *alone]
+    rest = f"; not compared: {', '.join(unknown)}" if unknown else ""
+    if worse:
+        print(f"Gate --fail-on worse failed: {', '.join(f'{threat} (worse)' for threat in worse)}{rest}")
+        return 1
+    if all(row.change == "not comparable" for row in differences if row.threat != "clean"):
+        print(f"Gate --fail-on worse failed: nothing was compared{rest}")
+        return 1
+    print(f"Gate --fail-on worse passed{rest}")
+    return 0

@@ -178,8 +178,15 @@ def _plain(value: Any) -> str:
             found = _estimate(value)
             return f"{_share(found)} of {found.n} rows" if found else str(value)
         case Mapping():
-            return ", ".join(f"{str(k).replace('_', ' ')} {_plain(v)}" for k, v in value.items())
+            return ", ".join(f"{str(k).replace('_', ' ')} {_measured(str(k), v)}" for k, v in value.items())
         case list() | tuple():
             return ", ".join(map(_plain, value))
         case _:
             return words.setting(value)
+
+
+def _measured(name: str, value: Any) -> str:
+    """Write a value in the unit of its metric."""
+    if isinstance(value, float) and name == "accuracy_lost":
+        return words.number(value, "points")
+    return _plain(value)
