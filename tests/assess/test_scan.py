@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -113,6 +114,33 @@ def test_R7_the_rate_of_false_alarms_on_twenty_clean_models_or_more_stands_besid
     assert alarms in page
     said = json.loads((tmp_path / "scan.json").read_text())
     assert said["measured"]["false_alarms"]["n"] == found.calibration.false_alarms.n
+
+
+@pytest.mark.parametrize(
+    ("why", "shift", "means", "do"),
+    [
+        ("", 20.0, "whatever they show", "casemate harden"),
+        ("", -20.0, "That is no proof", "as far as you trust"),
+        ("too few pictures", 0.0, "neither cleared nor accused", "scan again"),
+    ],
+    ids=["backdoored", "no sign", "inconclusive"],
+)
+def test_a_page_leads_with_the_answer_what_it_means_and_what_to_do(
+    hasty, tmp_path, why, shift, means, do
+) -> None:
+    """The rates of right and wrong answers come after, folded; in a terminal they come last."""
+    found = scanned(6)
+    found = replace(found, why=why, scores=found.scores + shift)
+    page = scanning.written(found, tmp_path)[0].read_text()
+    order = [page.index(text) for text in ("<h1>", "What it means", means, "What to do", do, "<details>")]
+    assert order == sorted(order)
+    assert page.index("Measured on small models") > page.index("<details>")
+
+
+def test_a_repair_that_failed_is_not_to_be_tried_again(hasty) -> None:
+    found = scanned(6)
+    found = replace(found, why="", scores=found.scores + 20)
+    assert "Train anew" in scanning.action(found, repaired=True)
 
 
 def test_the_score_is_the_weighted_sum_of_evidence_beyond_what_is_usual() -> None:

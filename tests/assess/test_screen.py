@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from casemate.assess.screen import GROUPS, Screened, ranked, screen, unfit
+from casemate.assess.screen import GROUPS, LABELS, SUPPORT, Screened, ranked, screen, unfit
 from casemate.builtin.data import digits, fashion_mini
 from casemate.cli.main import run
 from casemate.core.data import PoisonBudget, Samples
 from casemate.core.errors import UsageError
 from casemate.core.registry import find
 from casemate.ops.rng import generator
-from casemate.report.screening import check, fit
+from casemate.report.screening import ABOUT, check, fit, html
 
 ROWS = 1500
 
@@ -116,6 +116,18 @@ def test_what_few_classes_leave_out_is_said_everywhere(tmp_path: Path, capsys) -
     assert numbers["seeks_backdoors"] is False
     for text in (said, page, numbers["on_clean_data"]):
         assert "not calibrated on your data" in text
+
+
+def test_every_screening_is_explained_in_a_sentence_and_what_half_a_class_hides_is_said() -> None:
+    none = torch.zeros(40, dtype=torch.float64)
+    data = Samples(torch.zeros(40, 1, 2, 2), torch.arange(40) % 2, 2)
+    names = [*GROUPS, *SUPPORT, *LABELS]
+    ran = Screened("made up", data, 1.0, dict.fromkeys(names[1:], none), [], {names[0]: "it needs more"})
+    page = " ".join(html(ran).split())
+    assert set(ABOUT) == set(names)
+    assert all(page.count(sentence) == 1 and sentence.count(".") == 1 for sentence in ABOUT.values())
+    assert "where half of a class or more is poison, they see nothing" in page
+    assert "Left out: it needs more." in page
 
 
 def test_each_screening_has_a_number_of_classes_of_its_own() -> None:

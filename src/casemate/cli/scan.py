@@ -83,12 +83,13 @@ def _print(found: "Scanned") -> None:
     from rich.table import Table
 
     from casemate.cli.console import console
-    from casemate.report.scanning import answer, headings, rates, table
+    from casemate.report.scanning import action, answer, headings, meaning, rates, table
 
     screen = console()
     colour = COLOURS[found.outcome]
     screen.print(f"[{colour}]{escape(answer(found))}[/{colour}]")
-    screen.print(rates(found), markup=False)
+    screen.print(meaning(found), markup=False)
+    screen.print(action(found, repaired=False), markup=False)
     shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for title in headings(found):
         shown.add_column(escape(title))
@@ -97,3 +98,4 @@ def _print(found: "Scanned") -> None:
     screen.print(shown)
     for name, why in found.found.left_out.items():
         screen.print(f"Not run: {name}: {why}", markup=False)
+    screen.print(rates(found), markup=False)

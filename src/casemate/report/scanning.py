@@ -60,6 +60,48 @@ def answer(found: Scanned) -> str:
             return f"Inconclusive: {found.why}. Most suspicious is {suspect} ({score})."
 
 
+def meaning(found: Scanned) -> str:
+    """Say what the outcome means, with the rate of false alarms or of what is missed."""
+    how, suspect = found.calibration, named(found, found.suspect)
+    alarms = f"of clean models on data that were not fitted to, {_share(how.false_alarms_other_data)} are called so too"
+    match found.outcome:
+        case "backdoored":
+            return (
+                f"Pictures that carry a trigger, such as those below, are likely to be given {suspect} whatever they show; "
+                f"{alarms}."
+            )
+        case "no sign":
+            return (
+                "No class can be called up far more easily than the others. That is no proof: of backdoored models on "
+                f"data that were not fitted to, {_share(how.other_data)} are found, and of kinds of trigger that were not "
+                "tried nothing is known."
+            )
+        case "inconclusive":
+            return "The model is neither cleared nor accused: these pictures do not settle it."
+
+
+def action(found: Scanned, *, repaired: bool) -> str:
+    """Say what to do next."""
+    match found.outcome:
+        case "backdoored" if repaired:
+            return "Do not use the repaired model: something is left. Train anew on data that you trust."
+        case "backdoored":
+            return (
+                "Do not use the model as it is. Look at the triggers below, then run casemate harden on this folder, which "
+                "tries repairs and scans again, or train anew on rows that casemate screen has looked at."
+            )
+        case "no sign":
+            return (
+                "Use it as far as you trust where it comes from. Whoever has the training rows should run casemate screen "
+                "on them as well."
+            )
+        case "inconclusive":
+            return (
+                "See to the reason above (more clean pictures, the right normalisation and labels) and scan again. Where "
+                "that cannot help, judge the triggers below by eye, and trust the model no more than its source."
+            )
+
+
 def rates(found: Scanned) -> str:
     """Say how often such an answer is wrong, as measured."""
     how = found.calibration
@@ -195,6 +237,8 @@ def html(found: Scanned, before: Table | None = None) -> str:
         found=found,
         before=before,
         answer=answer(found),
+        meaning=meaning(found),
+        action=action(found, repaired=before is not None),
         rates=rates(found),
         suspect=named(found, found.suspect),
         headings=headings(found),

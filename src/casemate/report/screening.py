@@ -16,6 +16,21 @@ MOST = 200  # pictures on the page
 # share of the rows of clean data that is suspicious, as measured with the default settings
 CLEAN = "about 5% of clean rows are, on ten classes of clothing; this is not calibrated on your data"
 WELL = 0.7  # share of the rows that the net must give their label for no warning; a guess, not measured
+# what each screening looks at, in a sentence
+ABOUT = {
+    "screening.strip": "Lays other rows over each row: what still gets its class under all of them may carry a trigger.",
+    "screening.activation_clustering": "Cuts what the net sees in each class into two: a smaller part that lies far "
+    "apart may be poison.",
+    "screening.spectral": "Looks along the main direction in which the rows of a class differ: what lies furthest out "
+    "may be poison.",
+    "screening.high_loss": "Asks nets that have not seen the row: a label that they find unlikely may be wrong.",
+    "screening.deep_knn": "Asks the rows that look most alike to the net: where most have another label, this one may "
+    "be wrong.",
+}
+HALF = (
+    "Activation clustering and spectral signatures take the smaller part of a class for poison: where half of a class "
+    "or more is poison, they see nothing."
+)
 BLIND = "backdoors were not looked for, since no screening that does fits these data"
 
 
@@ -87,6 +102,8 @@ def html(found: Screened) -> str:
         found=found,
         clean=CLEAN,
         blind=BLIND,
+        about=ABOUT,
+        half=HALF,
         fit=fit(found),
         counts=[(name, int((scores > 1).sum())) for name, scores in found.scores.items()],
         classes=by_class(found),
