@@ -101,6 +101,28 @@ def test_R6_a_net_of_any_form_on_grey_pictures_of_any_size_is_scanned(hasty, tmp
     assert "http" not in page.replace("http-equiv", "")
 
 
+class Viewing(nn.Module):
+    """A net that views the channels of its pictures as one row, which channels-last order does not allow."""
+
+    def __init__(self, channels: int, classes: int = 6) -> None:
+        super().__init__()
+        self.eye, self.word = nn.Conv2d(channels, 4, 3), nn.Linear(4 * 10 * 8, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.word(torch.relu(self.eye(x)).view(len(x), -1))
+        return out
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_net_that_views_channels_as_one_row_is_scanned(hasty, channels: int) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        net = Viewing(channels)
+    found = scan(net, pictures(60, 6, (channels, 12, 10)))
+    assert set(found.found.traces) == set(DETECTORS)
+    assert found.found.left_out == {}
+
+
 def test_R7_the_rate_of_false_alarms_on_twenty_clean_models_or_more_stands_beside_every_answer(
     hasty, tmp_path: Path
 ) -> None:

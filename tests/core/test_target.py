@@ -1,13 +1,25 @@
 """Targets and oracles: one normalisation, an untouched net, every pass counted."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from casemate.core.data import Samples
 from casemate.core.errors import QueryLimitReached, UsageError
-from casemate.core.target import Classifier, GradientOracle, LabelOracle, Ledger, Prepared, ScoreOracle
+from casemate.core.features import halves, penultimate
+from casemate.core.recipe import Recipe
+from casemate.core.target import (
+    Classifier,
+    GradientOracle,
+    LabelOracle,
+    Ledger,
+    Prepared,
+    ScoreOracle,
+    order_for,
+)
 from casemate.core.threat import Misclassify
 
 WEIGHT = torch.tensor([[1.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, -1.0]])
@@ -208,3 +220,65 @@ def test_claims_made_in_bfloat16_count_only_once_float32_confirms_them():
     assert goal.reached(seen.logits).tolist() == [True, True, False]
     assert oracle.reached(goal, X, seen.logits).tolist() == [False, True, False]
     assert spent(oracle) == ([2, 2, 1], [1, 1, 1])
+
+
+# --- nets that view channels as one row -----------------------------------------------------------
+class Viewing(nn.Module):
+    """A convolution whose values are viewed as one line, which channels-last order does not allow."""
+
+    def __init__(self, channels: int = 2) -> None:
+        super().__init__()
+        self.conv, self.last = nn.Conv2d(channels, 3, 3), nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(self.conv(x).relu().view(len(x), -1))
+        return out
+
+
+class Lines(nn.Module):
+    """No convolution at all, and pictures of several channels viewed as one line."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(32, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(x.view(len(x), -1))
+        return out
+
+
+@pytest.mark.parametrize(("make", "channels"), [(Viewing, 2), (partial(Viewing, 1), 1), (Lines, 2)],
+                         ids=["channels", "one channel", "no convolution"])  # fmt: skip
+def test_nets_that_view_channels_as_one_row_are_attacked_in_their_own_order(make, channels) -> None:
+    model = Classifier(make().eval(), 4, (channels, 4, 4))
+    x = images(5)[:, :channels]
+    prepared = Prepared(model)
+    expected = model.predict(x)
+    torch.testing.assert_close(prepared.exact(x), expected)
+    torch.testing.assert_close(prepared.exact(x.contiguous(memory_format=torch.channels_last)), expected)
+    grad = GradientOracle(prepared, 5).gradient(x, Misclassify(torch.zeros(5, dtype=torch.int64))).grad
+    assert bool(grad.isfinite().all())
+    assert penultimate(model, x).shape == (5, 32 if make is Lines else 12)
+    parts = halves(model)
+    torch.testing.assert_close(parts.head(parts.known(x)), expected)
+
+
+def test_the_order_is_channels_last_where_a_net_allows_it_and_no_random_number_is_drawn() -> None:
+    net = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Dropout(), nn.Linear(12, 4))
+    viewing, before = Viewing(), torch.get_rng_state()
+    assert order_for(net, (2, 4, 4)) is torch.channels_last
+    assert order_for(viewing, (2, 4, 4)) is torch.contiguous_format
+    assert order_for(net, (32,)) is torch.contiguous_format
+    assert net.training
+    assert net[0].weight.is_contiguous()
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_recipes_train_nets_that_view_channels_as_one_row(channels: int) -> None:
+    """The average of weights runs over the rows once more."""
+    x = images(40)[:, :channels].contiguous()
+    data = Samples(x, torch.arange(40) % 4, 4)
+    recipe = Recipe(partial(Viewing, channels), "viewing", epochs=2, batch=8, average=0.5)
+    model = recipe(data, rng=torch.Generator().manual_seed(0))
+    assert model.predict(x).shape == (40, 4)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from casemate.core.errors import NotApplicable
-from casemate.core.target import Classifier, laid_out, quickened
+from casemate.core.target import Classifier, laid_out, order_for, quickened
 
 ACTIVATIONS = (nn.ReLU, nn.GELU, nn.SiLU, nn.ELU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid)
 
@@ -26,7 +26,9 @@ def penultimate(model: Classifier, x: Tensor, /, *, batch: int = 250) -> Tensor:
     Raises:
         NotApplicable: the last `nn.Linear` is not the classifying one.
     """
-    net = quickened(copy.deepcopy(model.net).eval().requires_grad_(False))
+    net = copy.deepcopy(model.net).eval().requires_grad_(False)
+    order = order_for(net, tuple(x.shape[1:]))
+    net = quickened(net, order)
     last: list[tuple[Tensor, torch.Size]] = []
 
     def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -38,7 +40,7 @@ def penultimate(model: Classifier, x: Tensor, /, *, batch: int = 250) -> Tensor:
     spy = replace(model, net=net)
     found = []
     for part in x.split(batch):
-        logits = spy.predict(laid_out(part))
+        logits = spy.predict(laid_out(part, order))
         if not last or last[0][1] != logits.shape:
             raise NotApplicable(
                 "the net does not end in a linear layer (nn.Linear), whose input would be the features"
@@ -52,12 +54,14 @@ def penultimate(model: Classifier, x: Tensor, /, *, batch: int = 250) -> Tensor:
 class Halves:
     """A classifier cut before its last layer: a private copy in evaluation mode, with constant weights.
 
-    `path` names the last layer in the net. Features come from `fast`, the same net laid out for speed.
+    `path` names the last layer in the net. Features come from `fast`, the same net laid out for speed, which
+    takes images in `order`.
     """
 
     model: Classifier
     path: str
     fast: Classifier
+    order: torch.memory_format
 
     @property
     def head(self) -> nn.Linear:
@@ -71,7 +75,7 @@ class Halves:
         seen: list[Tensor] = []
         last = self.fast.net.get_submodule(self.path)
         with last.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0])):
-            self.fast.logits(laid_out(x))
+            self.fast.logits(laid_out(x, self.order))
         return seen[-1].flatten(1)
 
     def known(self, x: Tensor, *, batch: int = 500) -> Tensor:
@@ -129,7 +133,8 @@ def halves(model: Classifier, /, *, dropout: float = 0.0) -> Halves:
         )
     if dropout:
         _drop(net, dropout)
-    return Halves(spy, last[-1][0], replace(spy, net=quickened(copy.deepcopy(net))))
+    order = order_for(net, model.shape)
+    return Halves(spy, last[-1][0], replace(spy, net=quickened(copy.deepcopy(net), order)), order)
 
 
 def _drop(net: nn.Module, rate: float) -> None:

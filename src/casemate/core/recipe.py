@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 
 from casemate.core.data import Samples
 from casemate.core.errors import UsageError
-from casemate.core.target import Classifier
+from casemate.core.target import Classifier, laid_out, reordered
 from casemate.core.tick import Tick, ignore
 from casemate.ops.rng import seeded
 
@@ -122,16 +122,15 @@ class Recipe:
         trained: list[Tensor] = [p for p in net.parameters() if p.requires_grad]
         if not trained:
             raise UsageError(f"The net of '{self.name}' has no weights to train.")
-        if data.x.dim() == 4:
-            net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        order = reordered(net, data.shape)
         optimizer = torch.optim.AdamW(trained, lr=self.lr, weight_decay=self.weight_decay, fused=True)
-        rows, y = _laid_out(data.x), data.y
+        rows, y = _laid_out(data.x, order), data.y
         step, total = 0, self.steps(len(data))
         means = [p.detach().clone() for p in trained] if self.average else []
         net.train()
         for _ in range(self.epochs):
-            order = torch.randperm(len(data), generator=rng).to(y.device)
-            for part in order.split(_lengths(len(data), self.batch)):
+            drawn = torch.randperm(len(data), generator=rng).to(y.device)
+            for part in drawn.split(_lengths(len(data), self.batch)):
                 for group in optimizer.param_groups:
                     group["lr"] = self.lr * one_cycle(step / total)
                 batch_loss = self._loss(step / total)
@@ -150,7 +149,7 @@ class Recipe:
             with torch.no_grad():
                 torch._foreach_copy_(trained, means)
             _settle(net, rows, self.batch, len(data))
-        if data.x.dim() == 4:
+        if order is torch.channels_last:
             net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
     def _loss(self, progress: float) -> BatchLoss:
@@ -212,10 +211,11 @@ def _lengths(n: int, batch: int) -> list[int]:
     return lengths
 
 
-def _laid_out(x: Tensor) -> Callable[[Tensor], Tensor]:
-    """Make a function that gathers rows of x; images come in channels-last order without a second copy."""
-    if x.dim() != 4:
-        return lambda part: x.index_select(0, part)
+def _laid_out(x: Tensor, order: torch.memory_format) -> Callable[[Tensor], Tensor]:
+    """Make a function that gathers rows of x; images in channels-last order come so without a second copy."""
+    if order is not torch.channels_last:
+        plain = laid_out(x, order)
+        return lambda part: plain.index_select(0, part)
     last = x.permute(0, 2, 3, 1).contiguous()
     return lambda part: last.index_select(0, part).permute(0, 3, 1, 2)
 

@@ -16,6 +16,7 @@ from casemate.core.errors import QueryLimitReached, UsageError
 from casemate.core.pooling import pool_first
 from casemate.core.thin import thin
 from casemate.core.threat import Clearly, Goal, Loss
+from casemate.ops.rng import seeded
 
 if TYPE_CHECKING:
     from casemate.core.adaptive import Draws
@@ -88,15 +89,18 @@ class Prepared:
     """A private copy of a target's net, laid out for speed and never trained.
 
     The user's net is not touched: the copy is in evaluation mode, its parameters are constant and
-    its convolutions are in channels-last order. `fast` may hold a compiled forward (no graph) and
-    `cheap` a copy in bfloat16 for gradients; both are optional and checked by whoever builds them.
+    its convolutions are in channels-last order, if the net works so (`order`). `fast` may hold a
+    compiled forward (no graph) and `cheap` a copy in bfloat16 for gradients; both are optional and
+    checked by whoever builds them.
     Gradients may go through another net with the same answers (`detour`) and be averaged over
     `draws` of the target's randomness: see `core.adaptive`.
     """
 
     def __init__(self, target: Classifier) -> None:
         self.target = target
-        self.net = quickened(copy.deepcopy(target.net).to(target.device).eval().requires_grad_(False))
+        net = copy.deepcopy(target.net).to(target.device).eval().requires_grad_(False)
+        self.order = order_for(net, target.shape)
+        self.net = quickened(net, self.order)
         self.fast: Callable[[Tensor], Tensor] | None = None
         self.cheap: nn.Module | None = None
         self.detour: nn.Module | None = None
@@ -112,7 +116,7 @@ class Prepared:
 
     def exact(self, x: Tensor) -> Tensor:
         """Logits of x in x's own precision, with a graph if x asks for one."""
-        return _forward(self.target, self.net, laid_out(x))
+        return _forward(self.target, self.net, laid_out(x, self.order))
 
     def quick(self, x: Tensor) -> Tensor:
         """Logits of x without a graph, by the compiled forward where there is one; means over the draws."""
@@ -139,37 +143,57 @@ class Prepared:
     def steering(self, x: Tensor) -> Tensor:
         """Logits of x with a graph for gradients, in bfloat16 or past some layers where that was asked for."""
         if self.detour is not None:
-            return _forward(self.target, self.detour, laid_out(x))
+            return _forward(self.target, self.detour, laid_out(x, self.order))
         if self.cheap is None:
             return self.exact(x)
-        return _forward(self.target, self.cheap, laid_out(x.bfloat16())).to(x.dtype)
+        return _forward(self.target, self.cheap, laid_out(x.bfloat16(), self.order)).to(x.dtype)
 
 
-def quickened(net: nn.Module) -> nn.Module:
+def quickened(net: nn.Module, order: torch.memory_format) -> nn.Module:
     """Lay out a private net with constant weights for speed, in place: the same answers up to rounding."""
-    fast: nn.Module = thin(pool_first(net)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    fast = thin(pool_first(net))
+    if order is torch.channels_last:
+        fast.to(memory_format=order)  # type: ignore[call-overload]
     return fast
 
 
-def laid_out(x: Tensor) -> Tensor:
-    """Give images (N, C, H, W) in the order that such a net likes; other inputs as they are."""
-    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
-
-
-def reordered(model: Classifier, x: Tensor) -> bool:
-    """Put a net's weights in channels-last order, in place, if it works so on x (N, *S), and tell whether it does.
-
-    It does on images only, and not where a net views its channels as one row.
-    """
+def laid_out(x: Tensor, order: torch.memory_format) -> Tensor:
+    """Give images (N, C, H, W) in an order; other inputs as they are."""
     if x.dim() != 4:
-        return False
-    model.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return x
+    if order is torch.contiguous_format:
+        # strides of one channel may pass for both orders, and convolutions take them for channels-last
+        return x.reshape(-1).view(x.shape)
+    return x.contiguous(memory_format=order)
+
+
+def order_for(net: nn.Module, shape: tuple[int, ...]) -> torch.memory_format:
+    """Find the order that a net's convolutions are fastest in, among those in which it answers inputs of this shape.
+
+    Channels-last is the faster one, but a net that views the values of a row as one line (`x.view(len(x), -1)`)
+    does not work so. It is tried on a copy, and global generators are left alone.
+    """
+    kernel = next((p for p in net.parameters() if p.dim() == 4), None)
+    if kernel is None or len(shape) != 3:
+        return torch.contiguous_format
+    # going back would not do: strides of one channel mean either order, and stay as they are
+    trial = copy.deepcopy(net).eval()
+    trial.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    x = torch.zeros(1, *shape, dtype=kernel.dtype, device=kernel.device)
     try:
-        model.predict(laid_out(x[:2]))
+        with seeded(0, kernel.device), torch.no_grad():
+            trial(x.contiguous(memory_format=torch.channels_last))
     except RuntimeError:
-        model.net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        return False
-    return True
+        return torch.contiguous_format
+    return torch.channels_last
+
+
+def reordered(net: nn.Module, shape: tuple[int, ...]) -> torch.memory_format:
+    """Put a net's weights in the order found for it, in place, and tell which."""
+    order = order_for(net, shape)
+    if order is torch.channels_last:
+        net.to(memory_format=order)  # type: ignore[call-overload]
+    return order
 
 
 def _linked(logits: Tensor, x: Tensor) -> Tensor:

@@ -79,17 +79,17 @@ def ft_sam(
     student, weights = replace(model, net=net), [p for p in net.parameters() if p.is_floating_point()]
     # the paper's SGD (0.01, momentum 0.9) left more of a backdoor for the same accuracy
     optimizer = torch.optim.Adam(weights, lr=lr)
-    moves, fast = shift if clean.x.dim() == 4 else 0, reordered(student, clean.x)
+    moves, order = shift if clean.x.dim() == 4 else 0, reordered(net, clean.shape)
     with seeded(int(torch.randint(2**62, (), generator=rng)), clean.x.device):
         for epoch in range(epochs):
-            order = torch.randperm(len(clean), generator=rng).to(clean.y.device)
+            drawn = torch.randperm(len(clean), generator=rng).to(clean.y.device)
             # batch normalisation cannot train on one row, which parts of equal length never are
-            parts = order.tensor_split(-(-len(clean) // BATCH))
+            parts = drawn.tensor_split(-(-len(clean) // BATCH))
             for i, rows in enumerate(parts):
                 for group in optimizer.param_groups:
                     group["lr"] = lr * one_cycle((epoch + i / len(parts)) / epochs)
                 x = shifted(clean.x[rows], moves, rng) if moves else clean.x[rows]
-                x = laid_out(x) if fast else x.contiguous()
+                x = laid_out(x, order)
                 known = kept * model.predict(x).softmax(1)
                 aims = known + (1 - kept) * F.one_hot(clean.y[rows], known.shape[1])
                 loss = sharp_gradient(student, weights, x, aims, rho)
@@ -98,7 +98,7 @@ def ft_sam(
     net.eval().zero_grad(set_to_none=True)
     if not all(bool(w.isfinite().all()) for w in weights):
         raise UsageError(f"FT-SAM diverged: its weights are not finite. Lower rho={rho:g} or lr={lr:g}.")
-    if fast:
+    if order is torch.channels_last:
         net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     for weight, own in zip(net.parameters(), model.net.parameters(), strict=True):
         weight.requires_grad_(own.requires_grad)

@@ -17,7 +17,7 @@ from casemate.core.errors import NotApplicable
 from casemate.core.inversion import AT_ONCE
 from casemate.core.recipe import one_cycle
 from casemate.core.registry import Paper, repair
-from casemate.core.target import Classifier, reordered
+from casemate.core.target import Classifier, laid_out, reordered
 from casemate.core.tick import Tick, ignore
 from casemate.ops.implicit import hypergradient
 from casemate.ops.norms import Norm, shrink, steepest
@@ -110,7 +110,7 @@ def i_bau(
     optimizer = torch.optim.Adam(weights, lr=lr)
     few: dict[Norm, float] = {"l1": sparse * math.prod(clean.shape)} if sparse else {}
     search = Search(student, clean, inner, {"l2": radius, **few})
-    moves, fast = shift if clean.x.dim() == 4 else 0, reordered(student, clean.x)
+    moves, order = shift if clean.x.dim() == 4 else 0, reordered(net, clean.shape)
     averaged, last = AveragedModel(net), rounds - max(1, round(AVERAGED * rounds))
     for number in range(rounds):
         found = search.run(number, rng)
@@ -121,7 +121,7 @@ def i_bau(
             rows = torch.randint(len(clean), (PERTURBED + CLEAN,), generator=rng).to(clean.y.device)
             x, y = clean.x[rows], clean.y[rows]
             x = shifted(x, moves, rng) if moves else x
-            x = x if fast else x.contiguous()
+            x = x if order is torch.channels_last else laid_out(x, order)
             known = kept * model.predict(x).softmax(1)
             aims = known + (1 - kept) * F.one_hot(y, known.shape[1])
             loss, grads = unlearn(student, x, aims, found, weights, iterations, marks, rng)
@@ -133,7 +133,7 @@ def i_bau(
         tick(number + 1, rounds, {"loss": float(loss)})
     net.zero_grad(set_to_none=True)
     net.load_state_dict(averaged.module.state_dict())
-    if fast:
+    if order is torch.channels_last:
         net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     for weight, own in zip(net.parameters(), model.net.parameters(), strict=True):
         weight.requires_grad_(own.requires_grad)
