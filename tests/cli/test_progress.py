@@ -5,7 +5,8 @@ from rich.progress import TextColumn
 
 from casemate.assess.case import Case
 from casemate.assess.result import Result
-from casemate.cli.progress import Bars, Lines, _Bars, summary
+from casemate.cli.pace import Pace
+from casemate.cli.progress import Bars, Lines, _Bars, _Left, summary
 from casemate.ops.stats import share
 
 
@@ -42,7 +43,7 @@ def test_lines_tell_begin_end_and_time_left():
     """After 1 of 4 equal cases in 10 s, 30 s are left."""
     out, clock = io.StringIO(), Clock()
     lines = Lines(out, clock)
-    lines.plan(["a", "b", "c", "d"])
+    lines.plan(["evasion.pgd"] * 4)
     lines.start("a", "evasion.pgd")
     clock.now = 10
     lines.finish("a", result())
@@ -57,7 +58,7 @@ def test_lines_tell_begin_end_and_time_left():
 def test_long_cases_speak_now_and_then():
     out, clock = io.StringIO(), Clock()
     lines = Lines(out, clock)
-    lines.plan(["a", "b"])
+    lines.plan(["evasion.pgd"] * 2)
     lines.start("a", "evasion.pgd")
     for second in range(41):
         clock.now = second
@@ -66,6 +67,28 @@ def test_long_cases_speak_now_and_then():
         "[1/2] evasion.pgd: step 15 of 80, about 2 min 25 s left",
         "[1/2] evasion.pgd: step 30 of 80, about 2 min 10 s left",
     ]
+
+
+def test_the_time_left_counts_what_trains_for_more_and_what_is_kept_for_nothing():
+    """One of 1 + 1 + 20 parts in 6 s leaves 21 times as much, and not twice; nothing is told in the first 5 s."""
+    clock = Clock()
+    pace = Pace(clock)
+    pace.plan(["evasion.fgsm", "evasion.pgd", "evasion.square", "backdoor.badnets at 1%"])
+    pace.start("evasion.fgsm (kept)")
+    pace.finish()
+    pace.start("evasion.pgd")
+    clock.now = 4
+    assert pace.left(0.5) == ""
+    clock.now = 6
+    pace.finish()
+    assert pace.left() == "about 2 min 06 s left"
+    pace.start("evasion.square")
+    pace.finish()
+    pace.start("backdoor.badnets at 1%")
+    clock.now = 30
+    assert pace.left(0.5) == "about 25.0 s left"
+    pace.finish()
+    assert pace.left() == ""
 
 
 def test_more_cases_than_planned_do_not_confuse_the_count():
@@ -80,7 +103,7 @@ def test_bars_leave_a_line_for_each_case():
     clock, out = Clock(), io.StringIO()
     columns = TextColumn("{task.description} {task.completed:.0f}/{task.total} {task.fields[values]}")
     with _Bars(
-        columns, console=Console(file=out, force_terminal=True, width=100), auto_refresh=False
+        columns, _Left(), console=Console(file=out, force_terminal=True, width=100), auto_refresh=False
     ) as progress:
         bars = Bars(progress, clock)
         bars.plan(["a", "b"])

@@ -8,14 +8,23 @@ from typing import TextIO
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 from casemate.assess.progress import Progress as Watching
 from casemate.assess.result import Result
+from casemate.cli.pace import KEPT, Pace
 from casemate.report.words import duration, interval, metric, number
 
 BEAT = 15.0  # seconds between two plain lines on one case
-KEPT = "(kept)"  # ends the title of a case that is answered from the folder
 REDRAW = 0.05  # seconds between two updates of a bar
 
 
@@ -40,20 +49,21 @@ class Lines:
     def __init__(self, out: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         self._out = out
         self._clock = clock
-        self._begun = self._started = self._said = clock()
+        self._pace = Pace(clock)
+        self._started = self._said = clock()
         self._total = self._done = 0
         self._title = ""
 
     def plan(self, cases: Sequence[str], /) -> None:
         """Count the cases to come."""
         self._total += len(cases)
+        self._pace.plan(cases)
 
     def start(self, key: str, title: str, /) -> None:
         """Name the case that begins."""
         self._title = title
         self._started = self._said = self._clock()
-        if not self._done:
-            self._begun = self._started
+        self._pace.start(title)
         if not title.endswith(KEPT):
             self._say(self._done + 1, f"{title} ...")
 
@@ -69,6 +79,7 @@ class Lines:
     def finish(self, key: str, result: Result | None, /) -> None:
         """Say what came of the case."""
         self._done += 1
+        self._pace.finish()
         spent = duration(self._clock() - self._started)
         self._say(self._done, f"{self._title}: {summary(result)}, {spent}{self._left()}")
 
@@ -80,10 +91,8 @@ class Lines:
         self.message(f"[{number}/{max(number, self._total)}] {text}")
 
     def _left(self, part: float = 0.0) -> str:
-        share = (self._done + part) / max(1, self._total)
-        if not 0 < share < 1:
-            return ""
-        return f", about {duration((self._clock() - self._begun) * (1 - share) / share)} left"
+        left = self._pace.left(part)
+        return f", {left}" if left else ""
 
 
 class Bars:
@@ -92,6 +101,7 @@ class Bars:
     def __init__(self, bars: Progress, clock: Callable[[], float] = time.monotonic) -> None:
         self._bars = bars
         self._clock = clock
+        self._pace = Pace(clock)
         self._cases = bars.add_task("cases", total=None)
         self._steps: TaskID | None = None
         self._total = self._done = 0
@@ -101,11 +111,13 @@ class Bars:
     def plan(self, cases: Sequence[str], /) -> None:
         """Count the cases to come."""
         self._total += len(cases)
-        self._bars.update(self._cases, total=self._total)
+        self._pace.plan(cases)
+        self._bars.update(self._cases, total=self._total, left=self._pace.left())
 
     def start(self, key: str, title: str, /) -> None:
         """Show the case that begins."""
         self._title, self._started = title, self._clock()
+        self._pace.start(title)
         self._steps = self._bars.add_task(escape(title), total=None)
 
     def step(self, step: int, total: int, values: Mapping[str, float], /) -> None:
@@ -116,7 +128,8 @@ class Bars:
         self._drawn = now
         shown = "  ".join(f"{name} {value:.3g}" for name, value in list(values.items())[:2])
         self._bars.update(self._steps, completed=step, total=total, values=shown)
-        self._bars.update(self._cases, completed=self._done + step / max(1, total))
+        part = step / max(1, total)
+        self._bars.update(self._cases, completed=self._done + part, left=self._pace.left(part))
 
     def finish(self, key: str, result: Result | None, /) -> None:
         """Leave a line about the case and move on."""
@@ -124,7 +137,8 @@ class Bars:
         if self._steps is not None:
             self._bars.remove_task(self._steps)
             self._steps = None
-        self._bars.update(self._cases, completed=self._done)
+        self._pace.finish()
+        self._bars.update(self._cases, completed=self._done, left=self._pace.left())
         self.message(f"{self._title}: {summary(result)}, {duration(self._clock() - self._started)}")
 
     def message(self, text: str, /) -> None:
@@ -142,16 +156,25 @@ def watching() -> Iterator[Watching]:
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TimeRemainingColumn(),
+        _Left(),
         TextColumn("{task.fields[values]}"),
     )
     with _Bars(*columns, console=Console(stderr=True), transient=True) as bars:
         yield Bars(bars)
 
 
+class _Left(TimeRemainingColumn):
+    """Time left as the task's field `left` says it, or where there is none by rich's own estimate."""
+
+    def render(self, task: Task) -> Text:
+        """Write the time left of a task."""
+        left = task.fields["left"]
+        return super().render(task) if left is None else Text(left, style="progress.remaining")
+
+
 class _Bars(Progress):
-    """Bars whose tasks all have the field `values`."""
+    """Bars whose tasks all have the fields `values` and `left`."""
 
     def add_task(self, description: str, **settings: object) -> TaskID:  # type: ignore[override]
         """Add a task with nothing to show beside it yet."""
-        return super().add_task(description, values="", **settings)  # type: ignore[arg-type]
+        return super().add_task(description, values="", left=None, **settings)  # type: ignore[arg-type]
