@@ -106,11 +106,11 @@ def test_classes_that_a_pass_has_no_room_for_take_turns(monkeypatch: pytest.Monk
     assert i_bau(model, rows, rounds=2, steps=1, rng=rng).classes == 5
 
 
-def test_random_marks_move_one_value_of_twenty_as_far_as_inputs_reach() -> None:
-    """Of 40 values two are moved, by 1 up or down, anywhere."""
+def test_random_marks_move_few_values_as_far_as_inputs_reach() -> None:
+    """Of 40 values three, 7.5%, are moved, by 1 up or down, anywhere."""
     marks = random_marks(500, (2, 4, 5), generator(0))
     assert marks.shape == (500, 2, 4, 5)
-    assert (marks.abs().flatten(1).sum(1) == 2).all()
+    assert (marks.abs().flatten(1).sum(1) == 3).all()
     assert set(marks.unique().tolist()) == {-1.0, 0.0, 1.0}
     assert (marks != 0).any(0).all()
     assert abs(float(marks.sum())) < 100
