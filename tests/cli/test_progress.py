@@ -69,6 +69,17 @@ def test_long_cases_speak_now_and_then():
     ]
 
 
+def test_no_time_left_is_told_before_a_hundredth_of_the_work():
+    """Crafting ticks little: after 15 s at 1/120 of the work 30 minutes would be told."""
+    clock = Clock()
+    pace = Pace(clock)
+    pace.plan(["evasion.pgd"] * 2)
+    pace.start("evasion.pgd")
+    clock.now = 15
+    assert pace.left(1 / 60) == ""
+    assert pace.left(1 / 40) == "about 19 min 45 s left"
+
+
 def test_the_time_left_counts_what_trains_for_more_and_what_is_kept_for_nothing():
     """One of 1 + 1 + 20 parts in 6 s leaves 21 times as much, and not twice; nothing is told in the first 5 s."""
     clock = Clock()
