@@ -22,11 +22,12 @@ MUNOZ = Paper(
     "https://arxiv.org/abs/1708.08689",
 )
 Labels = Literal["each its own", "one for all"]
+Measured = Literal["validation", "all known"]
 GROUPS = 20  # in which many points are added, so that the time does not grow with their number squared
 HALVINGS = 5  # of a step that gains nothing, before a point is left where it is; one that gains is doubled
 
 
-@poisoning(papers=(MUNOZ,), known_as=("Back-gradient optimization", "back-gradient poisoning"), version=2)
+@poisoning(papers=(MUNOZ,), known_as=("Back-gradient optimization", "back-gradient poisoning"), version=3)
 def back_gradient(
     workshop: Workshop,
     budget: PoisonBudget,
@@ -44,6 +45,7 @@ def back_gradient(
     attempts: Annotated[int, Ge(1)] = 1,
     labels: Labels = "each its own",
     refine_steps: Annotated[int, Ge(0)] = 20,
+    measured: Measured = "validation",
     rng: Generator,
     tick: Tick = ignore,
 ) -> Poison:
@@ -75,6 +77,8 @@ def back_gradient(
             gives all points of an attempt the same, each class in turn, so that a single attempt always has
             the first. Only for "generic".
         refine_steps: most steps of all points of the best attempt at once; 0 is the paper's way.
+        measured: rows on which the loss is to rise: "validation", which is the paper's way, or "all known" for
+            the training rows that stay as well, so that fewer other rows escape.
         rng: source of the rows, starts, labels and first weights.
         tick: called after each group of points with the loss that the adversary climbs.
 
@@ -98,7 +102,7 @@ def back_gradient(
     # without float64 the walk back loses its way
     x, y = clean.x[keep].double(), clean.y[keep]
     learner = untrained(workshop.recipe, x, rng)
-    aim = _aim(learner, valid, goal, source, wish)
+    aim = _aim(learner, _measured(workshop, keep, measured), goal, source, wish)
     size = together or -(-len(rows) // GROUPS)
     best, given, most = clean.x[rows].double(), clean.y[rows], -float("inf")
     for attempt in range(attempts):
@@ -160,12 +164,23 @@ def _start(
     return x, (valid.y[rows] + shift) % valid.classes
 
 
-def _aim(learner: Learner, valid: Samples, goal: str, source: int, wish: int) -> Aim:
+def _measured(workshop: Workshop, keep: Tensor, measured: Measured) -> Samples:
+    """Take the rows on which the loss is to rise; `keep` (N,) are the training rows that stay."""
+    match measured:
+        case "validation":
+            return workshop.held_out
+        case "all known":
+            stay, valid = workshop.clean[keep], workshop.validation or workshop.clean[slice(0)]
+            return Samples(torch.cat([valid.x, stay.x]), torch.cat([valid.y, stay.y]), stay.classes)
+    assert_never(measured)
+
+
+def _aim(learner: Learner, rows: Samples, goal: str, source: int, wish: int) -> Aim:
     """Make the function of trained weights that is to rise."""
-    x = valid.x.double()
+    x = rows.x.double()
     if goal == "generic":
-        return lambda weights: learner.loss(weights, x, valid.y)
-    wished = valid.y.where(valid.y != source, torch.full_like(valid.y, wish))
+        return lambda weights: learner.loss(weights, x, rows.y)
+    wished = rows.y.where(rows.y != source, torch.full_like(rows.y, wish))
     return lambda weights: -learner.loss(weights, x, wished)
 
 
