@@ -66,6 +66,33 @@ def test_moves_never_end_worse_than_they_began() -> None:
     assert losses[8][0] > losses[0][0]
 
 
+def test_each_round_moves_all_poisons_on() -> None:
+    """Four poisons come one by one, as one in ten does in batches of ten: two rounds are eight turns, of which the
+    first four are those of one round, draw for draw. Two moves of 0.02 cannot leave the box from [0.3, 0.7], nor
+    end where they began."""
+    seen: dict[int, list[float]] = {1: [], 2: []}
+    made = {
+        rounds: direct_gradient(
+            shop(), PoisonBudget(0.1), rounds=rounds, steps=2, length=0.02, rng=generator(2),
+            tick=lambda step, total, values, rounds=rounds: seen[rounds].append(values["loss"]),
+        )
+        for rounds in (1, 2)
+    }  # fmt: skip
+    assert len(seen[2]) == 8
+    assert seen[2][:4] == seen[1]
+    assert torch.equal(made[1].rows, made[2].rows)
+    assert (made[1].x != made[2].x).flatten(1).any(1).all()
+
+
+def test_one_label_for_all_is_wrong_for_all() -> None:
+    """Without moves the poison is a flood of one class, clean rows of the other class."""
+    made = direct_gradient(shop(), PoisonBudget(0.25), labels="one for all", steps=0, rng=generator(0))
+    assert len(made.rows) == 10
+    assert made.y.unique().numel() == 1
+    assert (made.y != shop().clean.y[made.rows]).all()
+    assert torch.equal(made.x, shop().clean.x[made.rows])
+
+
 def test_one_class_and_an_offset_that_leads_nowhere_are_refused() -> None:
     with pytest.raises(NotApplicable, match="no other of 1 classes"):
         direct_gradient(shop(1), PoisonBudget(0.5), rng=generator(0))
