@@ -39,7 +39,7 @@ def linear(values: int, classes: int) -> nn.Sequential:
 def softmax_regression(classes: int = 2) -> Recipe:
     """Give the recipe of softmax regression on digits, trained until its loss no longer falls much."""
     net = partial(linear, 64, classes)
-    return Recipe(net, f"softmax 64 {classes}", epochs=300, batch=128, lr=0.01)
+    return Recipe(net, f"softmax 64 {classes}", epochs=600, batch=128, lr=0.01)
 
 
 def decayed_regression() -> Recipe:
@@ -82,12 +82,13 @@ SCENES: dict[str, Scene] = {
         data=fashion_mini,
         rate=0.8,
     ),
-    # The goal, 8 points, is missed on seed 0: 7.4 points, beside 11.0 and 8.7 on seeds 1 and 2; random labels cost
-    # 0.6 to 1.9. A closer copy of the victim's training in the head does not help: gradients through twice and five
-    # times the steps, or through steps of Adam as the victim takes them, made poison that did less. What limits it
-    # is that 125 validation rows stand for all others: their error rises by 12 points where that of others rises
-    # by 8, also with capped losses or 100 rows more. One label for all six, of each class in turn and the
-    # better kept, costs a point more than labels at random
+    # 10.7, 11.9 and 9.6 points on seeds 0 to 2. The victim must have learnt to the end: in a simulation of this scene on
+    # development seeds 13 to 24 random labels cost it 2.9 points and this poison 10.4 (9.3 to 12 by seed), where half
+    # as many steps leave its clean error a little higher, and random labels cost 1.5 and such poison 8. On the same
+    # seeds, measuring the loss on the training rows as well gained half a point; six points at once did as much as two
+    # by two. Noise on the rows that it is measured on made the poison weaker (by 0.15: 4 points), and losses that count
+    # errors alike, two first nets at once or four attempts did nothing. Rows that the adversary has not seen lose 10
+    # points where those it has lose 14
     "poisoning.back_gradient": TrainingScene(
         title="Six of 106 training rows, against softmax regression on three pairs of digits",
         bar=Bar("accuracy_drop", at_least=0.08, times=1.5, gap=0.03),
@@ -96,15 +97,16 @@ SCENES: dict[str, Scene] = {
         more=PAIRS[1:],
         rate=6 / 106,
         train_rows=106,
-        repeats=4,
+        repeats=6,
         params={
-            "inner_steps": 200,
-            "rate": 0.3,
+            "inner_steps": 300,
+            "rate": 0.5,
             "outer_steps": 5,
-            "refine_steps": 15,
-            "together": 2,
+            "refine_steps": 10,
+            "together": 6,
             "attempts": 2,
             "labels": "one for all",
+            "measured": "all known",
         },
     ),
     # by 0.1 nothing was lost, by 0.2 a good third; on 28x28 grey clothing a model trained on 2,000 rows moved by
@@ -161,19 +163,25 @@ SCENES: dict[str, Scene] = {
         repeats=6,
         history=History(600, read_before),
     ),
-    # It did no more than random labels on development seed 10: 1.1 points looking one step ahead, 2.5 looking
-    # three, beside 3.2; on a victim of plain SGD at rates of 0.1 and 0.2 it did 0 to 1.4 points, beside none. Single
-    # images moved by themselves stay near their own class, so that no class is outnumbered, as by the generator.
-    # The bar is what a baseline for the method above would have to show; it is missed: on seeds 0 to 2 1.1, 2.2 and 2.5
-    # points, beside 1.3, 1.0 and 0.6
+    # 11.2, 7.1 and 7.4 points on seeds 0 to 2, beside 1.9, 1.3 and 0.6 by random labels. Most of this is no merit of the
+    # gradient. On development seeds 13 to 15 the label alone, its rows not moved, cost 7.2,
+    # 5.6 and 6.7 points (`label_flip` with labels "one for all" is that); with the gradient 13 and 14 cost 10.0 and 9.3,
+    # beside 1.7 and 2.3 by random labels, which is not clear of the flood's interval. With labels that follow each
+    # row's own the gradient brought 1 or 2 points to about 4, and moved a quarter to a half of the images to where the model
+    # reads one class. One move each in the first 11 of the 50 steps, while the learning rate still rises, did no more
+    # than random labels: what helps is to go on moving each image in every epoch. Images of one class that are all
+    # called the next cost 10 to 13 points, and 7 to 8 of them before they moved; looking two or three steps ahead was
+    # no better than one, nor were ten rounds, 20 moves or moves of three times the length
     "poisoning.direct_gradient": TrainingScene(
         title="10% of the digits from which a net that reads 98% goes on learning for 50 steps",
-        bar=Bar("accuracy_drop", at_least=0.02, gap=0.01),
+        bar=Bar("accuracy_drop", at_least=0.05, times=2, gap=0.03),
         recipe=fifty_steps,
         data=all_digits,
         rate=0.1,
         train_rows=640,
+        repeats=6,
         history=History(600, read_before),
+        params={"labels": "one for all"},
     ),
     # at alpha 0.3 a distance detector finds the samples as well as random wrong labels (AUC 0.99), which cost such
     # a victim 1 to 3 points only; where a net is certain of the class from the start (no decay and fours among
