@@ -167,7 +167,7 @@ SCENES: dict[str, Scene] = {
     # gradient. On development seeds 13 to 15 the label alone, its rows not moved, cost 7.2,
     # 5.6 and 6.7 points (`label_flip` with labels "one for all" is that); with the gradient 13 and 14 cost 10.0 and 9.3,
     # beside 1.7 and 2.3 by random labels, which is not clear of the flood's interval. With labels that follow each
-    # row's own the gradient brought 1 or 2 points to about 4, and moved a quarter to a half of the images to where the model
+    # row's own the gradient did 5.8 and 3.4 points there, and moved a quarter to a half of the images to where the model
     # reads one class. One move each in the first 11 of the 50 steps, while the learning rate still rises, did no more
     # than random labels: what helps is to go on moving each image in every epoch. Images of one class that are all
     # called the next cost 10 to 13 points, and 7 to 8 of them before they moved; looking two or three steps ahead was
