@@ -82,13 +82,14 @@ SCENES: dict[str, Scene] = {
         data=fashion_mini,
         rate=0.8,
     ),
-    # 10.7, 11.9 and 9.6 points on seeds 0 to 2. The victim must have learnt to the end: in a simulation of this scene on
-    # development seeds 13 to 24 random labels cost it 2.9 points and this poison 10.4 (9.3 to 12 by seed), where half
-    # as many steps leave its clean error a little higher, and random labels cost 1.5 and such poison 8. On the same
-    # seeds, measuring the loss on the training rows as well gained half a point; six points at once did as much as two
-    # by two. Noise on the rows that it is measured on made the poison weaker (by 0.15: 4 points), and losses that count
-    # errors alike, two first nets at once or four attempts did nothing. Rows that the adversary has not seen lose 10
-    # points where those it has lose 14
+    # 10.7, 11.9 and 9.6 points on seeds 0 to 2. The victim must have learnt for long: in a simulation of this scene
+    # on development seeds 13 to 24 random labels cost it 2.9 points and this poison 10.4 (9.3 to 12 by seed), where
+    # half as many steps leave its clean error a little higher, and random labels cost 1.5 and such poison 8; after
+    # 1,000 steps they cost 3.9 and 11.5. Of these 600 was taken because the bar then held on all twelve seeds, and on
+    # eleven after 1,000. On the same seeds, measuring the loss on the training rows as well gained half a point; six
+    # points at once did as much as two by two. Noise on the rows that it is measured on made the poison weaker (by
+    # 0.15: 4 points), and losses that count errors alike, two first nets at once or four attempts did nothing. Rows
+    # that the adversary has not seen lose 10 points where those it has lose 14
     "poisoning.back_gradient": TrainingScene(
         title="Six of 106 training rows, against softmax regression on three pairs of digits",
         bar=Bar("accuracy_drop", at_least=0.08, times=1.5, gap=0.03),
