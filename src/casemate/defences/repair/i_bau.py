@@ -29,8 +29,8 @@ ZENG = Paper(
     2022,
     "https://arxiv.org/abs/2110.03735",
 )
-PERTURBED = 32  # rows of a step that are perturbed
-CLEAN = 96  # and rows that are not: a third of them lost half a point more accuracy
+PERTURBED = 64  # rows of a step that are perturbed
+CLEAN = 96  # and rows that are not; the more of them, the less accuracy is lost
 AVERAGED = 0.3  # last share of the steps whose weights are averaged
 MARK = 0.075  # values that a random mark changes, as a share of those of an input
 ROWS = 8  # clean rows that a perturbation is judged by in one step of its search
@@ -50,7 +50,7 @@ def i_bau(
     inner: Inner = "class",
     radius: Annotated[float, Gt(0)] = 2.5,
     sparse: Annotated[float, Ge(0), Le(1)] = 0.045,
-    marks: Annotated[float, Ge(0), Le(1)] = 0.5,
+    marks: Annotated[float, Ge(0), Le(1)] = 0.75,
     rounds: Annotated[int, Ge(1)] = 120,
     steps: Annotated[int, Ge(1)] = 4,
     iterations: Annotated[int, Ge(0)] = 1,
@@ -72,7 +72,7 @@ def i_bau(
     longer than what inputs withstand in other directions, and so there is a second set of perturbations, in
     l1, which change few values (`sparse`). What the search finds last are marks like those of clean-label
     triggers, which win no more than clothes do; some of the rows get random marks (`marks`), against which no
-    search is needed. Three quarters of a batch are clean and learnt as the model knew it, for some hundred
+    search is needed. Most of a batch is clean and learnt as the model knew it, for some hundred
     labels alone would cost accuracy, and the weights of the last steps are averaged. A larger `radius` or
     `sparse` removes more and costs more. Where inputs and classes are too many for a pass (1,000 classes of
     3x224x224), some classes are searched and after ten rounds others, and it takes more `rounds` to see all.
