@@ -247,8 +247,39 @@ class Lines(nn.Module):
         return out
 
 
-@pytest.mark.parametrize(("make", "channels"), [(Viewing, 2), (partial(Viewing, 1), 1), (Lines, 2)],
-                         ids=["channels", "one channel", "no convolution"])  # fmt: skip
+class Folding(nn.Module):
+    """A filter for each channel alone, which is folded into the rows; of a single row any order allows that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blur, self.last = nn.Conv2d(1, 1, 3, padding=1), nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, channels, height, width = x.shape
+        blurred = self.blur(x.view(n * channels, 1, height, width)).view(n, channels, height, width)
+        out: Tensor = self.last(blurred[:, :, :2, :3].flatten(1))
+        return out
+
+
+class Particular(nn.Module):
+    """A net that refuses constant pictures by an error of its own kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.last = nn.Conv2d(2, 3, 3), nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not bool(x.std() > 0):
+            raise ValueError("a blank picture")
+        out: Tensor = self.last(self.conv(x).flatten(1))
+        return out
+
+
+@pytest.mark.parametrize(
+    ("make", "channels"),
+    [(Viewing, 2), (partial(Viewing, 1), 1), (Lines, 2), (Folding, 2)],
+    ids=["channels", "one channel", "no convolution", "folded into rows"],
+)
 def test_nets_that_view_channels_as_one_row_are_attacked_in_their_own_order(make, channels) -> None:
     model = Classifier(make().eval(), 4, (channels, 4, 4))
     x = images(5)[:, :channels]
@@ -261,6 +292,12 @@ def test_nets_that_view_channels_as_one_row_are_attacked_in_their_own_order(make
     assert penultimate(model, x).shape == (5, 32 if make is Lines else 12)
     parts = halves(model)
     torch.testing.assert_close(parts.head(parts.known(x)), expected)
+
+
+def test_a_net_that_refuses_blank_pictures_is_prepared_all_the_same() -> None:
+    model = Classifier(Particular().eval(), 4, (2, 4, 4))
+    x = images(5)[:, :2]
+    torch.testing.assert_close(Prepared(model).exact(x), model.predict(x))
 
 
 def test_the_order_is_channels_last_where_a_net_allows_it_and_no_random_number_is_drawn() -> None:

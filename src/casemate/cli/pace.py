@@ -6,7 +6,9 @@ from casemate.report.words import duration
 
 KEPT = "(kept)"  # ends the title of a case that is answered from the folder
 SOON = 5.0  # seconds of work before which no time left is told
-LITTLE = 0.01  # and share of the work: before it, what was spent was mostly on crafting, which steps do not count
+LITTLE = (
+    0.01  # and share of the work: before it, what was spent was mostly on crafting, which steps do not count
+)
 # how long a case takes beside another, roughly: those that train victims or shadow models take tens of seconds
 TRAINS = ("poisoning", "backdoor", "targeted", "membership")
 LONG = 20
@@ -41,7 +43,9 @@ class Pace:
         spent = 0.0 if self._begun is None else self._clock() - self._begun
         share = (self._done + part * self._now) / max(1, self._total)
         return (
-            f"about {duration(spent * (1 - share) / share)} left" if spent >= SOON and LITTLE <= share < 1 else ""
+            f"about {duration(spent * (1 - share) / share)} left"
+            if spent >= SOON and LITTLE <= share < 1
+            else ""
         )
 
 

@@ -171,7 +171,7 @@ def order_for(net: nn.Module, shape: tuple[int, ...]) -> torch.memory_format:
     """Find the order that a net's convolutions are fastest in, among those in which it answers inputs of this shape.
 
     Channels-last is the faster one, but a net that views the values of a row as one line (`x.view(len(x), -1)`)
-    does not work so. It is tried on a copy, and global generators are left alone.
+    does not work so. It is tried on a copy, and torch's global generators are left alone.
     """
     kernel = next((p for p in net.parameters() if p.dim() == 4), None)
     if kernel is None or len(shape) != 3:
@@ -179,11 +179,12 @@ def order_for(net: nn.Module, shape: tuple[int, ...]) -> torch.memory_format:
     # going back would not do: strides of one channel mean either order, and stay as they are
     trial = copy.deepcopy(net).eval()
     trial.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    x = torch.zeros(1, *shape, dtype=kernel.dtype, device=kernel.device)
+    # two rows: a single one may be viewed in any order with another
+    x = torch.zeros(2, *shape, dtype=kernel.dtype, device=kernel.device)
     try:
         with seeded(0, kernel.device), torch.no_grad():
             trial(x.contiguous(memory_format=torch.channels_last))
-    except RuntimeError:
+    except Exception:  # whatever a foreign net refuses: its own order is safe, and real inputs raise again
         return torch.contiguous_format
     return torch.channels_last
 

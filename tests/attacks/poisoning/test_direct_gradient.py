@@ -84,6 +84,15 @@ def test_each_round_moves_all_poisons_on() -> None:
     assert (made[1].x != made[2].x).flatten(1).any(1).all()
 
 
+def test_a_victim_at_its_end_begins_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes eight steps, one for each turn: of twelve turns, in three rounds, the ninth meets a fresh one."""
+    begun: list[int] = []
+    begin = Rehearsal.begin
+    monkeypatch.setattr(Rehearsal, "begin", lambda self: begun.append(1) or begin(self))
+    direct_gradient(shop(), PoisonBudget(0.1), rounds=3, steps=0, rng=generator(2))
+    assert len(begun) == 2
+
+
 def test_one_label_for_all_is_wrong_for_all() -> None:
     """Without moves the poison is a flood of one class, clean rows of the other class."""
     made = direct_gradient(shop(), PoisonBudget(0.25), labels="one for all", steps=0, rng=generator(0))

@@ -15,6 +15,7 @@ from casemate.core.registry import Paper, poisoning
 from casemate.core.rehearsal import Mixture, Rehearsal, Stage
 from casemate.core.tick import Tick, ignore
 from casemate.core.workshop import Workshop
+from casemate.ops.labels import flooding
 from casemate.ops.norms import steepest
 from casemate.ops.rng import generator
 
@@ -57,8 +58,8 @@ def direct_gradient(
         workshop: what the adversary knows; its recipe gives the victim's net, which is a trained one if
             the victim learns online, its batches and its learning rates.
         budget: share of the rows that the adversary supplies.
-        labels: "each its own" gives the class that follows a row's own by `offset`; "one for all" draws one class
-            for rows of all others, as far as there are any.
+        labels: "each its own" gives the class that follows a row's own by `offset`; "one for all" draws one class of
+            which enough rows are not, for rows of all others.
         offset: classes from a row's own to the label that its poison gets, modulo K; only for "each its own".
         rounds: times that each poison has its turn; a victim that meets it as often, once an epoch, is played
             through to its end. A victim at its end begins again.
@@ -116,7 +117,7 @@ def _begin(clean: Samples, most: int, labels: Labels, offset: int, rng: Generato
             rows = order[:most]
             return rows, (clean.y[rows] + offset) % clean.classes
         case "one for all":
-            named = int(torch.randint(clean.classes, (), generator=rng))
+            named = flooding(clean.y, clean.classes, most, rng)
             rows = order[clean.y[order] != named][:most]
             return rows, torch.full_like(rows, named)
     assert_never(labels)

@@ -9,6 +9,7 @@ from casemate.core.data import Poison, PoisonBudget, Samples
 from casemate.core.errors import NotApplicable
 from casemate.core.registry import Paper, poisoning
 from casemate.core.tick import Tick, ignore
+from casemate.ops.labels import flooding
 
 BIGGIO = Paper(
     "Support vector machines under adversarial label noise",
@@ -19,7 +20,7 @@ BIGGIO = Paper(
 Labels = Literal["each its own", "one for all"]
 
 
-@poisoning(papers=(BIGGIO,), known_as=("random label flips", "label noise"))
+@poisoning(papers=(BIGGIO,), known_as=("random label flips", "label noise"), version=2)
 def label_flip(
     clean: Samples,
     budget: PoisonBudget,
@@ -37,8 +38,8 @@ def label_flip(
     Args:
         clean: training set.
         budget: share of its rows that may be changed.
-        labels: "each its own" draws a wrong label for each row; "one for all" draws one class and gives it to
-            rows of all others, as far as there are any.
+        labels: "each its own" draws a wrong label for each row; "one for all" draws one class of which enough rows
+            are not, and gives it to rows of all others.
         rng: source of the rows and labels.
         tick: not called; there is one step.
 
@@ -58,7 +59,7 @@ def label_flip(
             shift = torch.randint(1, clean.classes, rows.shape, generator=rng).to(clean.y.device)
             given = (clean.y[rows] + shift) % clean.classes
         case "one for all":
-            named = int(torch.randint(clean.classes, (), generator=rng))
+            named = flooding(clean.y, clean.classes, most, rng)
             rows = order[clean.y[order] != named][:most]
             given = torch.full_like(rows, named)
         case _:

@@ -66,16 +66,16 @@ def i_bau(
     unlearnt, in rounds: min over weights, max over delta, of the loss at x + delta. The gradient by the
     weights takes into account that delta follows them, by the implicit function theorem and a fixed point.
 
-    The paper looks for one delta that raises the loss most ("error"). On small nets that is some delta
-    towards the widest class, and no trigger; one for each class, which lowers the loss of that class
-    ("class"), finds it. The paper has one ball, in l2. Marks on some pixels, each as bright as can be, may be
-    longer than what inputs withstand in other directions, and so there is a second set of perturbations, in
-    l1, which change few values (`sparse`). What the search finds last are marks like those of clean-label
-    triggers, which win no more than clothes do; some of the rows get random marks (`marks`), against which no
-    search is needed. Most of a batch is clean and learnt as the model knew it, for some hundred
-    labels alone would cost accuracy, and the weights of the last steps are averaged. A larger `radius` or
-    `sparse` removes more and costs more. Where inputs and classes are too many for a pass (1,000 classes of
-    3x224x224), some classes are searched and after ten rounds others, and it takes more `rounds` to see all.
+    The paper looks for one delta that raises the loss most ("error"). On small nets that is some delta towards
+    the widest class, and no trigger; one for each class, which lowers the loss of that class ("class"), finds
+    it. The paper has one ball, in l2. Marks on some pixels, each as bright as can be, may be longer than what
+    inputs withstand in other directions, and so there is a second set of perturbations, in l1, which change few
+    values (`sparse`). Wide marks that win little, such as those of clean-label triggers, are what a search
+    finds last; many of the perturbed rows get random marks instead (`marks`), which need none. Most of a batch
+    is clean and learnt as the model knew it, for some hundred labels alone would cost accuracy, and the weights
+    of the last steps are averaged. A larger `radius` or `sparse` removes more and costs more. Where inputs and
+    classes are too many for a pass (1,000 classes of 3x224x224), some classes are searched and after ten rounds
+    others, and it takes more `rounds` to see all.
 
     Args:
         model: classifier to be mended; it stays as it is.
@@ -216,10 +216,9 @@ def unlearn(
     that wins few is no backdoor, and to withstand it costs accuracy. A share `marks` gets random marks.
     """
     few, at_random = slice(PERTURBED, PERTURBED + FEW), round(marks * PERTURBED)
-    # random numbers come from the processor, where the shares are as well
-    which = torch.multinomial(
-        found.reached.square() + 1e-3, PERTURBED - at_random, replacement=True, generator=rng
-    )
+    # random numbers come from the processor, where the shares are as well; none of none cannot be drawn
+    odds, searched = found.reached.square() + 1e-3, PERTURBED - at_random
+    which = torch.multinomial(odds, max(1, searched), replacement=True, generator=rng)[:searched]
     does = (torch.rand(len(which), generator=rng) < found.reached[which]).view(-1, *[1] * (x.dim() - 1)).to(x)
     drawn = random_marks(at_random, x.shape[1:], rng).to(x)
     delta = found.delta.detach().requires_grad_()
@@ -237,8 +236,9 @@ def unlearn(
 
 
 def random_marks(count: int, shape: Sequence[int], rng: Generator) -> Tensor:
-    """Draw perturbations (count, *shape) of 1 or -1 at a share `MARK` of the values and of 0 elsewhere."""
+    """Draw perturbations (count, *shape) of 1 or -1 at a share `MARK` of the values, at most, and 0 elsewhere."""
     size = math.prod(shape)
-    where = torch.rand(count, size, generator=rng).topk(math.ceil(MARK * size), 1).indices
+    # drawn with replacement, as to order all values of a picture would take longer than to train on it
+    where = torch.randint(size, (count, math.ceil(MARK * size)), generator=rng)
     signs = torch.randint(2, where.shape, generator=rng) * 2.0 - 1
     return torch.zeros(count, size).scatter(1, where, signs).view(count, *shape)
