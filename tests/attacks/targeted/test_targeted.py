@@ -112,6 +112,18 @@ def test_a_collision_stops_where_likeness_balances_it() -> None:
     torch.testing.assert_close(poison.x, (aims.x + 0.5 * shop.clean.x[1:]) / 1.5, atol=0.01, rtol=0)
 
 
+@pytest.mark.parametrize(("bases", "row"), [(1, 0), (2, 1)])
+def test_of_several_bases_the_one_that_comes_nearest_is_the_poison(bases, row) -> None:
+    """The first is nearer to the aim but 0.07 out of reach; the second, a corner of its ball away, gets there."""
+    shop = workshop(torch.tensor([[0.5, 0.77], [0.7, 0.7], [0.1, 0.1]]), [1, 1, 0])
+    aims = Aims(torch.tensor([[0.5, 0.5]]), torch.tensor([0]), torch.tensor([1]))
+    poison = feature_collision(
+        shop, aims, Tampering(poisons=1, eps=0.2), beta=0.0, steps=200, bases=bases, rng=generator(0)
+    )[0]
+    assert poison.rows.tolist() == [row]
+    assert float((poison.x - aims.x).norm()) == pytest.approx(0.07 * (row == 0), abs=0.02)
+
+
 def test_a_watermark_shines_through_from_the_start() -> None:
     """One step of which the least objective is kept: the blended base, before anything moved."""
     shop = workshop(torch.tensor([[0.2, 0.2], [0.6, 0.8]]), [0, 1])

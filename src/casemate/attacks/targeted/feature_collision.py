@@ -28,6 +28,7 @@ MEMORY = 40  # steps over whose mean the objective must not rise
         ),
     ),
     known_as=("Clean-label feature collision attack", "Poison Frogs", "Feature collision"),
+    version=2,
 )
 def feature_collision(
     workshop: Workshop,
@@ -39,6 +40,7 @@ def feature_collision(
     watermark: Annotated[float, Ge(0), Lt(1)] = 0.0,
     step: Annotated[float, Gt(0), Le(1)] = 0.02,
     steps: Annotated[int, Ge(1)] = 400,
+    bases: Annotated[int, Ge(1)] = 10,
     rng: Generator,
     tick: Tick = ignore,
 ) -> Poisons:
@@ -47,7 +49,8 @@ def feature_collision(
     Minimises |phi(x) - phi(t)|^2 / |phi(b) - phi(t)|^2 + w |x - b|^2 over x, for the aim t and bases b, the
     rows of the wished class that are nearest to t in features. Forward: a gradient step on the first
     term; backward: x <- (x + l w b) / (1 + l w) for a step of length l. A row's step is halved when its
-    objective exceeds the mean of the last 40; each row keeps its best.
+    objective exceeds the mean of the last 40; each row keeps its best. As in the authors' code, several
+    bases are tried for each aim: those that come nearest to it are the poison.
 
     Args:
         workshop: what the adversary knows; the first of its surrogates has the extractor to collide in.
@@ -57,6 +60,7 @@ def feature_collision(
         watermark: share of the aim, in [0, 1), that is blended into each base at the start.
         step: length of the first step, mean over the values of a row, in units of x.
         steps: number of steps.
+        bases: rows tried for each aim; never fewer than the budget lets change.
         rng: not used; the method draws nothing.
         tick: told of each step.
 
@@ -69,7 +73,7 @@ def feature_collision(
     model = halves(workshop.surrogates(1)[0])
     with torch.no_grad():
         probes, known = model.known(aims.x), model.known(clean.x)
-    chosen = nearest(clean, known, aims, probes, budget.poisons)
+    chosen = nearest(clean, known, aims, probes, max(bases, budget.poisons))
     rows, owner = spread(chosen)
     origin, goal = clean.x[rows], probes[owner]
     low, high = (origin - budget.eps).clamp(min=0), (origin + budget.eps).clamp(max=1)
@@ -97,7 +101,14 @@ def feature_collision(
         # the paper has no hard bound on the change; the budget is one
         x = torch.clamp(x, low, high)
         tick(i + 1, steps, {"mean_distance": float(apart.mean())})
-    return [Poison(r, best[owner == t], clean.y[r]) for t, r in enumerate(chosen)]
+    left = (model.known(best) - goal).square().sum(1)
+    closest = [_least(left, (owner == t).nonzero().flatten(), budget.poisons) for t in range(len(aims))]
+    return [Poison(rows[own], best[own], clean.y[rows[own]]) for own in closest]
+
+
+def _least(left: Tensor, own: Tensor, count: int) -> Tensor:
+    """Choose the `count` entries of `own` (M,) with the least distance `left`, in the order that they had."""
+    return own[left[own].argsort(stable=True)[:count].sort().values]
 
 
 def _apart(model: Halves, x: Tensor, goal: Tensor, far: Tensor) -> tuple[Tensor, Tensor]:
