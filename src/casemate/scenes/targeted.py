@@ -4,7 +4,8 @@ Victims fit a new head for pullovers and coats to an extractor that was trained 
 classes, and that the adversary knows. These two look alike: the further apart the classes of a pair
 are, the less room features leave within such budgets. Crafted on extractors of the adversary's own,
 five or ten poisons reached about 20% of the aims, against 5 to 15% by noise, which is why no scene
-claims transfer.
+claims transfer. Feature collision has drawn shapes in colour and a deep, normalised, averaging
+extractor, as its authors have.
 """
 
 from collections.abc import Callable
@@ -12,8 +13,8 @@ from functools import partial
 
 import torch
 
-from casemate.builtin.data import fashion_mini
-from casemate.builtin.nets import small_mlp
+from casemate.builtin.data import fashion_mini, shapes
+from casemate.builtin.nets import small_mlp, small_vgg
 from casemate.builtin.target import recipe
 from casemate.core.data import Samples
 from casemate.core.recipe import Recipe
@@ -24,6 +25,7 @@ PULLOVER_OR_COAT = (2, 4)
 ONE_EXTRACTOR = {"surrogates": 1, "dropout": 0.0, "steps": 60}
 
 PULLOVER_OR_SHIRT = (2, 6)
+TRIANGLE_OR_RING = (2, 4)
 
 
 def pullovers_and_shirts() -> tuple[Samples, Samples]:
@@ -36,6 +38,12 @@ def pair_recipe() -> Recipe:
     """Give the recipe of nets that learn to tell the two apart from nothing."""
     net = partial(small_mlp, (1, 28, 28), 2)
     return Recipe(net, "small_mlp 1x28x28 2", epochs=20, batch=64, lr=3e-3)
+
+
+def shapes_recipe() -> Recipe:
+    """Give the recipe of a deep, normalised, averaging net for drawn shapes."""
+    net = partial(small_vgg, (3, 32, 32), 6)
+    return Recipe(net, "small_vgg 3x32x32 6", epochs=8, batch=64, lr=3e-3)
 
 
 def _two(rows: Samples) -> Samples:
@@ -67,11 +75,17 @@ SCENES: dict[str, Scene] = {
         aims=80,
         params={"choice": "hardest", "surrogates": 4, "trained": 0.15, "steps": 80},
     ),
-    "targeted.feature_collision": _scene(
-        title="Ten of 100 training rows that collide with the aim in features; one is too few on 28x28 grey pictures",
-        bar=Bar("attack_success", at_least=0.3, gap=0.25),
-        budget=Tampering(poisons=10, eps=0.15, classes=PULLOVER_OR_COAT),
-        params={"steps": 100, "step": 0.01},
+    # one poison within 16/255, nearest base, on seed 13: with the small net of the other scenes 4% of the aims on
+    # clothes and 17% on shapes, with a residual one 38 and 21%, with wide strided ones 12 and 33%, with this one 54
+    # and 71%. Steps count (100: 47%, 400: 93% of triangles and rings), and so do bases tried. Crosses and stars,
+    # which such a victim tells apart in 86%, remain hard: 25% at 100 rows a class, 60% at 50
+    "targeted.feature_collision": TargetedScene(
+        title="One of 200 training rows, changed by 16/255, collides with the aim in the features of a deep net",
+        bar=Bar("attack_success", at_least=0.6, gap=0.3),
+        budget=Tampering(poisons=1, eps=16 / 255, per_class=100, classes=TRIANGLE_OR_RING),
+        recipe=shapes_recipe,
+        data=partial(shapes, 5000, 2000),
+        params={"steps": 300, "step": 0.005, "bases": 5},
     ),
     "targeted.convex_polytope": _scene(
         title="Ten of 100 training rows enclose the aim in features that the adversary knows",
