@@ -78,7 +78,7 @@ SCENES: dict[str, Scene] = {
     # one poison within 16/255, nearest base, on seed 13: with the small net of the other scenes 4% of the aims on
     # clothes and 17% on shapes, with a residual one 38 and 21%, with wide strided ones 12 and 33%, with this one 54
     # and 71%. Steps count (100: 47%, 400: 93% of triangles and rings), and so do bases tried. Crosses and stars,
-    # which such a victim tells apart in 86%, remain hard: 25% at 100 rows a class, 60% at 50
+    # which such a victim tells apart in 86%, remain hard (seed 14): 25% at 100 rows a class, 60% at 50
     "targeted.feature_collision": TargetedScene(
         title="One of 200 training rows, changed by 16/255, collides with the aim in the features of a deep net",
         bar=Bar("attack_success", at_least=0.6, gap=0.3),
