@@ -1,6 +1,10 @@
+from dataclasses import replace
+
 import pytest
 
-from casemate.assess.prove import meets
+from casemate.assess.bench import Measured
+from casemate.assess.prove import _against, meets
+from casemate.assess.result import Spent
 from casemate.core.registry import entries
 from casemate.ops.stats import share
 from casemate.scenes import find
@@ -27,3 +31,33 @@ def test_only_the_baseline_itself_asks_for_no_distance():
     without = [e.id for e in entries() if find(e.id).bar.gap == 0]
     assert without == ["evasion.random_noise"]
     assert meets(Bar("success_rate", at_least=0.05), share(50, 100), share(50, 100))
+
+
+def measured(success: int, accuracy: int) -> Measured:
+    return Measured(
+        headline="attack_success",
+        metrics={"attack_success": share(success, 100), "accuracy": share(accuracy, 100)},
+        baseline={"attack_success": share(0, 100)},
+        clean={"accuracy": share(97, 100)},
+        spent=Spent(),
+    )
+
+
+@pytest.mark.parametrize(
+    ("without", "accuracy", "holds"),
+    [(5, 95, True), (20, 95, False), (5, 90, False)],
+    ids=["tenfold", "twofold", "too dear"],
+)
+def test_an_ablation_takes_the_place_of_the_baseline_and_a_price_counts(without, accuracy, holds):
+    scene = replace(
+        find("backdoor.clean_label"),
+        bar=Bar("attack_success", at_least=0.5, gap=0.3, times=10),
+        ablation={"variant": "plain"},
+        price=0.04,
+    )
+    found = measured(60, accuracy)
+    assert _against(scene, found, [])[3] == (accuracy == 95)
+    clean, baseline, attack, met = _against(scene, found, [measured(without, 97)])
+    assert (clean.value, baseline.value, attack.value) == (0.97, without / 100, 0.6)
+    assert "variant plain" in baseline.name
+    assert met == holds

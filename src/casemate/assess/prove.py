@@ -249,7 +249,7 @@ def _training(
     scene: TrainingScene, entry: Entry, seed: int, pool: Workers, store: Store, progress: Progress
 ) -> Shown:
     """Poisons train their own victims; a membership attack gets one victim trained here."""
-    found = []
+    found, without = [], []
     for data in (scene.data, *scene.more):
         train, test = data()
         recipe = scene.recipe()
@@ -261,9 +261,36 @@ def _training(
             train = _some(train, scene.train_rows, seed)
         victim = pool.train_many([(recipe, train, seed_of(seed, "victim"))], tick=progress.step)[0]
         bench = _bench(victim, train, test, recipe, pool, store)
-        case = _case(entry, scene.params, scene.rows, seed, rate=scene.rate, repeats=scene.repeats)
-        found.append(judge_of(entry.family)(entry, case, bench, progress.step))
-    return _numbers(_averaged(found, scene.bar.metric), scene.bar)
+        found.append(_played(scene, entry, scene.params, bench, seed, progress))
+        if scene.ablation:
+            params = {**scene.params, **scene.ablation}
+            without.append(_played(scene, entry, params, bench, seed, progress))
+    return _against(scene, _averaged(found, scene.bar.metric), without)
+
+
+def _played(
+    scene: TrainingScene, entry: Entry, params: Mapping[str, Any], bench: Bench, seed: int, progress: Progress
+) -> Measured:
+    case = _case(entry, params, scene.rows, seed, rate=scene.rate, repeats=scene.repeats)
+    return judge_of(entry.family)(entry, case, bench, progress.step)
+
+
+def _against(scene: TrainingScene, found: Measured, without: Sequence[Measured]) -> Shown:
+    """Compare with the baseline, or with the method without what it is about; the price counts as well."""
+    metric = scene.bar.metric
+    clean, baseline, measured, holds = _numbers(found, scene.bar)
+    if without:
+        idle = _averaged(without, metric).metrics[metric]
+        said = ", ".join(f"{name} {value}" for name, value in scene.ablation.items())
+        baseline, holds = (
+            _number(f"{metric} with {said}", idle),
+            meets(scene.bar, found.metrics[metric], idle),
+        )
+    if scene.price is not None:
+        left = found.metrics["accuracy"].value
+        measured = _number(f"{metric} at accuracy {left:.3f}", found.metrics[metric])
+        holds = holds and found.clean["accuracy"].value - left <= scene.price
+    return clean, baseline, measured, holds
 
 
 def _dialling(scene: DialScene, entry: Entry, seed: int, pool: Workers, progress: Progress) -> Shown:

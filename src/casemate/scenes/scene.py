@@ -78,6 +78,10 @@ class TrainingScene:
     victims are trained on each, and the numbers are means over all of them. With a `history` the victims
     are online: one model learns from rows of its own first, and each victim starts from its weights and
     goes on with the training rows by `recipe`. The adversary knows that model.
+
+    With an `ablation`, the baseline is the same method with those of its settings instead, which leave
+    out what it is about. With a `price`, a poison may cost that much clean accuracy at most, in points
+    of 1.
     """
 
     title: str
@@ -91,6 +95,8 @@ class TrainingScene:
     history: History | None = None
     repeats: int = 3
     params: Mapping[str, Any] = field(default_factory=dict)
+    ablation: Mapping[str, Any] = field(default_factory=dict)
+    price: float | None = None
     source: Source = "ours"
 
 
