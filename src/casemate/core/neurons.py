@@ -68,18 +68,23 @@ def values(model: Classifier, inner: Inner, x: Tensor) -> Tensor:
     return said[0]
 
 
-def steerable(model: Classifier, inner: Inner, x: Tensor, count: int, reach: Tensor | None = None) -> Tensor:
+def steerable(
+    model: Classifier, inner: Inner, x: Tensor, count: int, reach: Tensor | None = None,
+    target: int | None = None,
+) -> Tensor:  # fmt: skip
     """Choose the units that are the easiest to excite among those that x (N, *S) wakes, (count,).
 
     They are the ones with the largest incoming weights, or, given the pixels `reach` (*S) that may be
-    changed, the ones with the largest gradient there. A unit that no input wakes passes nothing on,
-    however large its weights are.
+    changed, the ones with the largest gradient there. Given a class `target`, ease counts as often as the
+    unit speaks for that class. A unit that no input wakes passes nothing on, however large its weights are.
     """
     with torch.no_grad():
         awake = (values(model, inner, x) > 0).any(0)
     if not bool(awake.any()):
         raise NotApplicable("no unit of the inner layer answers to any input")
     ease = inner.incoming() if reach is None else _slopes(model, inner, x, reach)
+    if target is not None:
+        ease = ease * _votes(model, inner, x, target).clamp(min=0)
     return torch.where(awake, ease, -1.0).topk(min(count, int(awake.sum()))).indices
 
 
@@ -90,3 +95,18 @@ def _slopes(model: Classifier, inner: Inner, x: Tensor, reach: Tensor) -> Tensor
         said = values(model, inner, z).sum(0)
         grads = [torch.autograd.grad(unit, z, retain_graph=True)[0] for unit in said]
     return torch.stack([(grad.mean(0) * reach).abs().sum() for grad in grads])
+
+
+def _votes(model: Classifier, inner: Inner, x: Tensor, target: int) -> Tensor:
+    """Take the mean gradient of a class's score over the mean score, over the inputs that wake a unit, (U,)."""
+    said: list[Tensor] = []
+    handle = inner.layer.register_forward_hook(lambda m, i, out: said.append(out))
+    z = x.detach().requires_grad_()
+    try:
+        with torch.enable_grad():
+            scores = model.logits(z)
+            (grad,) = torch.autograd.grad((scores[:, target] - scores.mean(1)).sum(), said[0])
+    finally:
+        handle.remove()
+    votes = grad.flatten(2).sum(2) if grad.dim() > 2 else grad
+    return votes.sum(0) / (votes != 0).sum(0).clamp(min=1)
