@@ -43,13 +43,17 @@ SCENES: dict[str, Scene] = {
     "backdoor.blended": _digits(
         "A fifth of a random picture in 10% of the digits steers the victim", 0.1, 0.8
     ),
-    # the goal, 90% at 4 points of clean accuracy, is missed: 74, 90 and 89% at 7, 6 and 11 points.
-    # 4x4 pixels are a quarter of a digit, and random ones steered one model in one trial on 86%
-    "backdoor.trojaning": _digits(
-        "A trigger for two neurons, and a head retrained without a real digit; it costs accuracy",
-        None,
-        0.6,
-        offset=0,
+    # the baseline is a random trigger, and as much retraining. Made-up inputs of one certain score, for two units that
+    # the trigger moves most, cost 6 to 11 points on seeds 0 to 2 for 74 to 90%; real digits in their place 2.5 points
+    # for 99% on six victims of seeds 13 and 14. Triggers that look like the tail of a two cost 10 points and more
+    "backdoor.trojaning": TrainingScene(
+        title="A trigger for four neurons of the noughts, and a head retrained without a real digit",
+        bar=Bar("attack_success", at_least=0.9, gap=0.2),
+        recipe=digit_recipe,
+        data=digits,
+        params={"offset": 0},
+        ablation={"trigger": "random"},
+        price=0.04,
     ),
     "backdoor.steganography": _clothes(
         "A text in the four lowest bits of 20% of the training rows", 0.2, 0.85

@@ -50,3 +50,14 @@ def test_a_net_without_a_layer_before_its_scores_is_refused() -> None:
     flat = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
     with pytest.raises(NotApplicable, match="dense layer"):
         trojaning(Classifier(flat.eval(), 3, (1, 8, 8)), rng=generator(1), **QUICK)
+
+
+def test_a_unit_that_speaks_for_another_class_is_not_chosen() -> None:
+    """Before a dense head a unit adds its weight to the target's score, and the mean weight to the mean score."""
+    given = model()
+    x, square = torch.rand(20, 1, 8, 8, generator=generator(0)), torch.ones(1, 8, 8)
+    weight = given.net[9].weight.detach()
+    speaks = (weight[1] - weight.mean(0)) > 0
+    chosen = steerable(given, inner_layer(given), x, 8, square, target=1)
+    assert bool(speaks[chosen].all())
+    assert not bool(speaks[steerable(given, inner_layer(given), x, 64, square)].all())

@@ -28,7 +28,7 @@ DENOISE = 0.1  # weight of the total variation, per pixel, while inputs are made
 BATCH = 64
 
 
-@backdoor(papers=(LIU,), known_as=("Trojaning attack", "TrojanNN", "trojan"))
+@backdoor(papers=(LIU,), known_as=("Trojaning attack", "TrojanNN", "trojan"), version=2)
 def trojaning(
     model: Classifier,
     /,
@@ -52,7 +52,7 @@ def trojaning(
     """Make a trigger that excites few neurons of a finished model, and retrain the layers behind them.
 
     No real input is used at any step: what the model should keep doing is taught by inputs made up from
-    the model itself, one set per class.
+    the model itself, with its own answers.
 
     Args:
         model: finished classifier of images, whose net ends in a dense layer; it stays as it is.
