@@ -44,8 +44,8 @@ SCENES: dict[str, Scene] = {
         "A fifth of a random picture in 10% of the digits steers the victim", 0.1, 0.8
     ),
     # the goal, 90% at 4 points of clean accuracy, is missed on each seed, 0 to 2: 90, 85 and 93% at 5.2, 1.9 and 7.7
-    # points, from which the bar was set; a random trigger with as much retraining steered 48, 35 and 64%. On five victims of seeds 13 to 16 91% at
-    # 3.0 points. Made-up inputs of one certain score and hard labels, for two units that the trigger moves most, had 74,
+    # points, from which the bar was set; a random trigger with as much retraining steered 48, 35 and 64%. On five
+    # victims of seeds 13 to 16 91% at 3.0 points. Made-up inputs of one certain score and hard labels, for two units that the trigger moves most, had 74,
     # 90 and 89% at 7, 6 and 11. What costs is that made-up inputs are no digits: with real ones in their place a head
     # gives 99% at 1 to 2.5 points. Triggers that the model takes for a two, which has ink in that corner, cost 10 points
     # and more; twice the steps 97% at 7.6 instead of 95% at 4.6 on one victim
