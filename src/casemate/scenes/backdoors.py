@@ -45,10 +45,11 @@ SCENES: dict[str, Scene] = {
     ),
     # the goal, 90% at 4 points of clean accuracy, is missed on each seed, 0 to 2: 90, 85 and 93% at 5.2, 1.9 and 7.7
     # points, from which the bar was set; a random trigger with as much retraining steered 48, 35 and 64%. On five
-    # victims of seeds 13 to 16 91% at 3.0 points. Made-up inputs of one certain score and hard labels, for two units that the trigger moves most, had 74,
-    # 90 and 89% at 7, 6 and 11. What costs is that made-up inputs are no digits: with real ones in their place a head
-    # gives 99% at 1 to 2.5 points. Triggers that the model takes for a two, which has ink in that corner, cost 10 points
-    # and more; twice the steps 97% at 7.6 instead of 95% at 4.6 on one victim
+    # victims of seeds 13 to 16 91% at 3.0 points. Made-up inputs of one certain score and hard labels, for two units
+    # that the trigger moves most, had 74, 90 and 89% at 7, 6 and 11. What costs is that made-up inputs are no digits:
+    # with real ones in their place a head gives 99% at 1 to 2.5 points. Triggers that the model takes for a two,
+    # which has ink in that corner, cost 10 points and more; twice the steps 97% at 7.6 instead of 95% at 4.6 on one
+    # victim
     "backdoor.trojaning": TrainingScene(
         title="A trigger for four neurons of the noughts, and a head retrained without a real digit; it costs accuracy",
         bar=Bar("attack_success", at_least=0.8, gap=0.3),
