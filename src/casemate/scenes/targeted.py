@@ -3,8 +3,10 @@
 Victims fit a new head for pullovers and coats to an extractor that was trained on the other eight
 classes, and that the adversary knows. These two look alike: the further apart the classes of a pair
 are, the less room features leave within such budgets. Crafted on extractors of the adversary's own,
-five or ten poisons reached about 20% of the aims, against 5 to 15% by noise, which is why no scene
-claims transfer. Feature collision has drawn shapes in colour and a deep, normalised, averaging
+five or ten poisons reached about 20% of the aims, against 5 to 15% by noise, and on deep, normalised
+nets for triangles and rings (three of the adversary's own, seed 13) one aim of twenty at most: what
+lies near the aim in those lies farther from it in the victim's than before. So no scene claims
+transfer. Feature collision has drawn shapes in colour and a deep, normalised, averaging
 extractor, as its authors have.
 """
 
