@@ -4,6 +4,7 @@ import pytest
 
 from casemate.assess.assessment import Options, assess
 from casemate.assess.plan import Ask, Plan, Threat
+from casemate.assess.presets import preset
 from casemate.assess.result import Requirement
 from casemate.core.errors import UsageError
 
@@ -63,21 +64,70 @@ def test_a_class_that_is_not_there_is_refused_before_anything_runs_and_leaves_no
     with pytest.raises(UsageError) as caught:
         run(out, pixels(FGSM), trigger(target=10))
     assert str(caught.value) == (
-        "The 'target' of backdoor.badnets in 'trigger' must be one of the classes 0 .. 9. Got 10."
+        "The 'target' of backdoor.badnets in 'trigger' must be one of the classes 0 .. 9 of the training rows. Got 10."
     )
     assert not out.exists()
 
 
-def test_a_class_without_training_rows_cannot_be_poisoned(tmp_path, monkeypatch):
-    """The labels reach from 0 to 2, and no row has label 1."""
-    (tmp_path / "few.py").write_text(
+def of_three_classes(folder):
+    """Pictures whose labels are 1, 2 and 3, a net that could answer 0 as well, and its recipe."""
+    (folder / "few.py").write_text(
         "import torch\n"
+        "from torch import nn\n"
+        "from casemate.core.recipe import Recipe\n"
         "def data():\n"
-        "    x, y = torch.rand(40, 1, 28, 28), torch.tensor([0, 2] * 20)\n"
+        "    x = torch.rand(60, 1, 8, 8, generator=torch.Generator().manual_seed(0))\n"
+        "    y = torch.arange(60) % 3 + 1\n"
         "    return x, y, x, y\n"
+        "def make(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 4))\n"
+        "def net():\n"
+        "    torch.manual_seed(0)\n"
+        "    return make()\n"
+        "def recipe(): return Recipe(make, 'line', epochs=1, batch=32)\n"
     )
-    with pytest.raises(UsageError, match=r"one of the classes 0, 2\. Got 1\."):
-        run(tmp_path / "out", trigger(target=1), data=f"{tmp_path / 'few.py'}:data")
+    return {name: f"{folder / 'few.py'}:{does}" for name, does in OBJECTS.items()}
+
+
+OBJECTS = {"data": "data", "model": "net", "recipe": "recipe"}
+
+
+def test_a_class_without_training_rows_is_refused_where_the_plan_names_it(tmp_path):
+    """Also in a setting of another name; not in a threat that is left out."""
+    specific = {"goal": "specific", "source": 1, "wish": 0}
+    backwards = Threat(
+        id="backwards", title="One error", family="poisoning", rates=(0.1,),
+        attacks=(Ask(method="poisoning.back_gradient", params=specific),),
+        require=Requirement(metric="accuracy_drop", at_most=0.1),
+    )  # fmt: skip
+    files = of_three_classes(tmp_path)
+    with pytest.raises(
+        UsageError, match=r"'target' .* one of the classes 1, 2, 3 of the training rows\. Got 0\."
+    ):
+        run(tmp_path / "out", trigger(target=0), **files)
+    with pytest.raises(
+        UsageError, match=r"'wish' .* one of the classes 1, 2, 3 of the training rows\. Got 0\."
+    ):
+        run(tmp_path / "out", backwards, **files)
+    found = run(tmp_path / "out", pixels(FGSM), trigger(target=0), only="pixels", **files)
+    assert [v.outcome for v in found.verdicts][1] == "not_tested"
+
+
+@pytest.mark.parametrize("name", ["quick", "standard", "thorough"])
+def test_presets_run_on_data_without_class_0(tmp_path, name):
+    """What they leave open may be class 0 by default, which nobody named."""
+    plan, files = preset(name), of_three_classes(tmp_path)
+    found = assess(
+        plan=plan, options=Options(workers=1, **files), out=tmp_path / "out", only="membership.loss"
+    )
+    assert found.verdicts
+
+
+def test_a_poison_that_changes_no_row_is_not_tested_and_never_holds(tmp_path):
+    """Clean-label poisons of class 0, the default, have no row to take: their victims would be the clean ones."""
+    threat = trigger().model_copy(update={"attacks": (Ask(method="backdoor.clean_label"),), "rates": (0.1,)})
+    (verdict,) = run(tmp_path / "out", threat, **of_three_classes(tmp_path)).verdicts
+    assert verdict.outcome == "not_tested"
+    assert verdict.why == "backdoor.clean_label finds no training row of class 0 to change"
 
 
 @pytest.mark.parametrize(

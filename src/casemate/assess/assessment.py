@@ -27,6 +27,8 @@ from casemate.core.workers import Workers
 from casemate.ops.rng import seed_of, seeded
 from casemate.ops.stats import share
 
+CLASSES = ("target", "source", "wish")  # settings of attacks that name a class
+
 
 @dataclass(frozen=True)
 class Options:
@@ -98,7 +100,7 @@ def assess(
     with Workers(options.workers) as workers:
         bench, doubts = make_bench(model, data, options, store, workers, seed)
         _check_layers(plan, bench)
-        _check_classes(plan, bench)
+        _check_classes(plan, bench, only)
         return assess_bench(
             bench, plan, options, doubts, seed=seed, only=only, command=command, progress=progress
         )
@@ -271,24 +273,28 @@ def _check_layers(plan: Plan, bench: Bench) -> None:
                 matching(bench.prepared, threat.hooks(ask, bench.hooks).bpda, None)
 
 
-def _check_classes(plan: Plan, bench: Bench) -> None:
-    """Refuse attacks that aim at a class that is not there, before anything runs.
+def _check_classes(plan: Plan, bench: Bench, only: str | None) -> None:
+    """Refuse attacks whose settings in the plan name a class that is not there, before anything runs.
 
-    Poisons need rows of the class; a finished model is asked for any class that it can answer.
+    Where training rows are changed, a class without any is more likely a slip than a wish, and some
+    poisons need rows of it; a finished model is asked for any class that it can answer. Of a class that
+    the plan does not write, the attack itself says whether it needs it.
     """
     answered = set(range(bench.target.classes))
     poisoned = answered if bench.train is None else set(bench.train.y.unique().tolist())
     for threat in plan.threats:
         for ask in threat.attacks:
             entry = find(ask.method)
-            finished = threat.family not in ("backdoor", "poisoning") or entry.access is Classifier
+            finished = threat.family not in TRAINED or entry.access is Classifier
             there = answered if finished else poisoned
-            named = entry.validate(ask.params).get("target")
-            if isinstance(named, int) and named not in there:
-                raise UsageError(
-                    f"The 'target' of {ask.method} in '{threat.id}' must be one of the classes {_listed(there)}. "
-                    f"Got {named}."
-                )
+            settings = entry.validate(ask.params)
+            named = {name: settings[name] for name in CLASSES if name in ask.params}
+            for name, value in named.items() if _wanted(entry, threat, only) else ():
+                if isinstance(value, int) and value not in there:
+                    raise UsageError(
+                        f"The '{name}' of {ask.method} in '{threat.id}' must be one of the classes {_listed(there)}"
+                        f"{'' if finished else ' of the training rows'}. Got {value}."
+                    )
 
 
 def _listed(classes: set[int]) -> str:

@@ -126,6 +126,10 @@ def _craft(
         entry.run(known, budget, rng=generator(case.seed, entry.id, f"{case.rate:g}", r), **case.params)
         for r in range(case.repeats)
     ]
+    if not any(len(poison.rows) for poison in poisons):
+        # victims of nothing would be called safe
+        of = f" of class {case.params['target']}" if "target" in case.params else ""
+        raise NotApplicable(f"{entry.id} finds no training row{of} to change")
     if entry.family == "backdoor" and len(train.shape) == 3:
         return [_rounded(poison) for poison in poisons]
     if entry.family == "poisoning" and len(train.shape) == 3:
