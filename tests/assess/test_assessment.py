@@ -6,6 +6,7 @@ from casemate.assess.assessment import Options, assess
 from casemate.assess.plan import Ask, Plan, Threat
 from casemate.assess.presets import preset
 from casemate.assess.result import Requirement
+from casemate.assess.store import Store
 from casemate.core.errors import UsageError
 
 FGSM, PGD = Ask(method="evasion.fgsm"), Ask(method="evasion.pgd", params={"steps": 2})
@@ -51,6 +52,20 @@ def test_only_names_what_has_no_answer_yet_and_adds_to_what_has(tmp_path):
     (second,) = run(tmp_path, threat, only="evasion.fgsm").verdicts
     assert len(second.tried) == 2
     assert second.not_tried == ()
+
+
+@pytest.mark.parametrize("status", ["skipped", "failed"])
+def test_only_keeps_what_was_skipped_or_failed_before_and_does_not_run_it_again(tmp_path, status):
+    """The folder says that one attack did not come to an end; only who asks for that attack tries it again."""
+    threat, files = pixels(FGSM, PGD), of_three_classes(tmp_path)
+    whole = run(tmp_path / "out", threat, **files)
+    store = Store(tmp_path / "out")
+    pgd = store.all()[1].model_copy(update={"status": status, "reason": "so it is", "evidence": ()})
+    store.put(pgd)
+    (part,) = run(tmp_path / "out", threat, only="evasion.fgsm", **files).verdicts
+    assert part.not_tried == (("evasion.pgd", "so it is"),)
+    assert store.all()[1] == pgd
+    assert run(tmp_path / "out", threat, only="evasion.pgd", **files).verdicts == whole.verdicts
 
 
 def test_a_pattern_that_matches_nothing_is_refused_although_the_folder_has_answers(tmp_path):

@@ -175,7 +175,9 @@ def assess_bench(
     if only is not None and not any(matched):
         raise UsageError(f"The pattern --only '{only}' matches no method and no threat of the plan.")
     results: dict[str, Result] = {}
-    for result in run([case for _, cases in wanted for case in cases], bench, progress):
+    left = {c.key for t, cases in wanted for c in cases if not _wanted(find(c.method), t, only)}
+    asked = {c.key for t, cases in wanted for c in cases if _wanted(find(c.method), t, only)}
+    for result in run([c for _, cases in wanted for c in cases], bench, progress, kept=left - asked):
         results[result.key] = result
     doubts = [*doubts, *overtaken(list(results.values()), bench.store)]
     verdicts = []
@@ -205,7 +207,8 @@ def cases_of(
 ) -> list[Case]:
     """Cases of a threat; in a chain each one continues on what the earlier ones left standing.
 
-    Of those that `only` leaves out, the ones that the folder has an answer to stay.
+    Of those that `only` leaves out, the ones that the folder has an answer to stay, skipped and failed
+    ones as well.
     """
     cases: list[Case] = []
     versions = tuple(find(name).version for name in defences)
@@ -219,8 +222,15 @@ def cases_of(
             if _wanted(entry, threat, only):
                 cases.append(case)
             else:
-                cases += [c for c in (case, alone) if bench.store.answered(c.key)][:1]
+                cases += _answered((case, alone), bench.store)[:1]
     return cases
+
+
+def _answered(cases: Sequence[Case], store: Store) -> list[Case]:
+    """Keep the cases that have an answer, finished ones first."""
+    found = [(case, store.get(case.key)) for case in cases]
+    there = [(case, result) for case, result in found if result is not None and store.whole(result)]
+    return [case for case, _ in sorted(there, key=lambda pair: pair[1].status != "done")]
 
 
 def _wanted(entry: Entry, threat: Threat, only: str | None) -> bool:

@@ -4,7 +4,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -22,7 +22,9 @@ from casemate.core.registry import find
 from casemate.ops.rng import seed_of, seeded
 
 
-def run(cases: Sequence[Case], bench: Bench, progress: Progress) -> Iterator[Result]:
+def run(
+    cases: Sequence[Case], bench: Bench, progress: Progress, kept: Collection[str] = ()
+) -> Iterator[Result]:
     """Answer cases in order.
 
     A case whose key has a finished answer is not run again; failures are tried again.
@@ -31,6 +33,7 @@ def run(cases: Sequence[Case], bench: Bench, progress: Progress) -> Iterator[Res
         cases: the questions.
         bench: the target with its data and store.
         progress: told of each case and its steps.
+        kept: keys of cases that are not run again even where they were skipped or failed.
 
     Yields:
         One result per case, stored before it is yielded.
@@ -39,7 +42,8 @@ def run(cases: Sequence[Case], bench: Bench, progress: Progress) -> Iterator[Res
     progress.plan(titles)
     for case, title in zip(cases, titles, strict=True):
         known = bench.store.get(case.key)
-        if known is not None and known.status == "done" and bench.store.whole(known):
+        final = known is not None and (known.status == "done" or case.key in kept)
+        if known is not None and final and bench.store.whole(known):
             progress.start(case.key, f"{title} (kept)")
             progress.finish(case.key, known)
             yield known

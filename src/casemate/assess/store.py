@@ -53,11 +53,6 @@ class Store:
         except (FileNotFoundError, ValidationError):
             return None
 
-    def answered(self, key: str) -> bool:
-        """Tell whether there is a finished answer with all its evidence."""
-        known = self.get(key)
-        return known is not None and known.status == "done" and self.whole(known)
-
     def doubt(self, key: str) -> str:
         """Say why a file of this key exists but cannot be used; empty if there is nothing to say."""
         path = self.results / f"{key}.json"
