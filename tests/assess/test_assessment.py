@@ -2,12 +2,13 @@
 
 import pytest
 
-from casemate.assess.assessment import Options, assess
+from casemate.assess.assessment import UNKNOWN, Options, assess
 from casemate.assess.plan import Ask, Plan, Threat
 from casemate.assess.presets import preset
 from casemate.assess.result import Requirement
 from casemate.assess.store import Store
 from casemate.core.errors import UsageError
+from casemate.report import build
 
 FGSM, PGD = Ask(method="evasion.fgsm"), Ask(method="evasion.pgd", params={"steps": 2})
 
@@ -27,9 +28,9 @@ def trigger(**params):
     )  # fmt: skip
 
 
-def run(out, *threats, only=None, **options):
+def run(out, *threats, only=None, command="", **options):
     plan = Plan(name="small", rows=20, threats=threats)
-    return assess(plan=plan, options=Options(workers=1, **options), out=out, only=only)
+    return assess(plan=plan, options=Options(workers=1, **options), out=out, only=only, command=command)
 
 
 @pytest.mark.parametrize("chain", [False, True])
@@ -66,6 +67,25 @@ def test_only_keeps_what_was_skipped_or_failed_before_and_does_not_run_it_again(
     assert part.not_tried == (("evasion.pgd", "so it is"),)
     assert store.all()[1] == pgd
     assert run(tmp_path / "out", threat, only="evasion.pgd", **files).verdicts == whole.verdicts
+
+
+def test_a_folder_that_grew_names_all_commands(tmp_path):
+    """Once each, in their order; a whole run needs none of the earlier ones, and what is unknown is said."""
+    threat, files, out = pixels(FGSM, PGD), of_three_classes(tmp_path), tmp_path / "out"
+    first, second, third = (
+        f"casemate assess --only {name}" for name in ("evasion.fgsm", "evasion.pgd", "pixels")
+    )
+    assert run(out, threat, only="evasion.fgsm", command=first, **files).command == first
+    assert run(out, threat, only="evasion.pgd", command=second, **files).command == f"{first}\n{second}"
+    page, text = (path.read_text() for path in build(out, ["html", "md"]))
+    for report in (page, text):
+        assert f"{first}\n" in report
+        assert second in report
+        assert "grew over several commands" in report
+    (out / "assessment.json").unlink()
+    assert run(out, threat, only="evasion.pgd", command=second, **files).command == f"{UNKNOWN}\n{second}"
+    (out / "assessment.json").unlink()
+    assert run(out, threat, only="pixels", command=third, **files).command == third
 
 
 def test_a_pattern_that_matches_nothing_is_refused_although_the_folder_has_answers(tmp_path):

@@ -1,7 +1,7 @@
 """The main job: load a target and its data, answer a plan's cases, draw the verdicts."""
 
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from casemate.core.workers import Workers
 from casemate.ops.rng import seed_of, seeded
 from casemate.ops.stats import share
 
+UNKNOWN = "# some cases were answered before, by commands that were not recorded"
 CLASSES = ("target", "source", "wish")  # settings of attacks that name a class
 
 
@@ -177,7 +178,8 @@ def assess_bench(
     results: dict[str, Result] = {}
     left = {c.key for t, cases in wanted for c in cases if not _wanted(find(c.method), t, only)}
     asked = {c.key for t, cases in wanted for c in cases if _wanted(find(c.method), t, only)}
-    for result in run([c for _, cases in wanted for c in cases], bench, progress, kept=left - asked):
+    kept = left - asked
+    for result in run([c for _, cases in wanted for c in cases], bench, progress, kept=kept):
         results[result.key] = result
     doubts = [*doubts, *overtaken(list(results.values()), bench.store)]
     verdicts = []
@@ -190,6 +192,7 @@ def assess_bench(
             why = absent.get(threat.id, f"left out by --only '{only}'")
             verdicts.append(_not_tested(threat.title, why, threat.family, threat.id))
     verdicts += [_not_tested(title, reason) for title, reason in plan.not_tested]
+    command = _commands(bench.store, kept, command)
     assessment = _summary(bench, plan, options, verdicts, list(results.values()), doubts, seed, command)
     assessment = assessment.model_copy(update={"kind": kind, "price": price or {}})
     if not _already(bench.store, assessment):
@@ -358,6 +361,19 @@ def _summary(
         options={"plan": plan.model_dump(mode="json"), **options.__dict__},
         provenance=provenance(bench.target.device),
     )
+
+
+def _commands(store: Store, kept: Collection[str], command: str) -> str:
+    """List the commands that made the answers, a line each: those before this one only where some are kept."""
+    if not kept or not command:
+        return command
+    try:
+        old = store.assessment()
+    except UsageError:  # a run that was stopped
+        return f"{UNKNOWN}\n{command}"
+    known = old.command.splitlines() if set(old.keys) & set(kept) else []
+    lines = known if known and set(kept) <= set(old.keys) else [UNKNOWN, *known]
+    return "\n".join(dict.fromkeys([*lines, command]))
 
 
 def _already(store: Store, assessment: Assessment) -> bool:

@@ -139,7 +139,9 @@ def _case(case: CaseView) -> list[str]:
 
 def _command(command: str) -> str:
     """Indent the command as code: there nothing is markup."""
-    return "\n".join(f"    {line}" for line in command.splitlines()) or "The command was not recorded."
+    lines = command.splitlines()
+    grew = "This folder grew over several commands, in this order:\n\n" if len(lines) > 1 else ""
+    return grew + "\n".join(f"    {line}" for line in lines) or "The command was not recorded."
 
 
 def _references(view: View) -> list[str]:
