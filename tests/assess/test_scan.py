@@ -141,7 +141,7 @@ def test_R7_the_rate_of_false_alarms_on_twenty_clean_models_or_more_stands_besid
 @pytest.mark.parametrize(
     ("why", "shift", "means", "do"),
     [
-        ("", 20.0, "whatever they show", "casemate harden"),
+        ("", 20.0, "are called so too", "casemate harden"),
         ("", -20.0, "That is no proof", "as far as you trust"),
         ("too few pictures", 0.0, "neither cleared nor accused", "scan again"),
     ],
@@ -159,10 +159,46 @@ def test_a_page_leads_with_the_answer_what_it_means_and_what_to_do(
     assert page.index("Measured on small models") > page.index("<details>")
 
 
-def test_a_repair_that_failed_is_not_to_be_tried_again(hasty) -> None:
+@pytest.mark.parametrize(
+    ("why", "shift", "means", "do"),
+    [
+        ("", 20.0, "did not end it", "Train anew"),
+        ("", -20.0, "was not measured on mended models", "what the repair left"),
+        ("too few pictures", 0.0, "repaired model is neither cleared", "repair it again"),
+    ],
+    ids=["backdoored", "no sign", "inconclusive"],
+)
+def test_the_page_of_a_repaired_model_speaks_of_it_and_gives_no_rates(hasty, why, shift, means, do) -> None:
+    """Rates of right and wrong answers were measured on models as they were trained."""
+    found = scanned(6)
+    found = replace(found, why=why, scores=found.scores + shift)
+    page = scanning.html(found, (("Repair",), [["none"]], ["A sentence."]))
+    assert means in page
+    assert do in page
+    assert "Measured on small models" not in page
+    assert "95%" not in scanning.meaning(found, repaired=True)
+    assert "casemate harden" not in page
+
+
+def test_only_triggers_that_steer_are_said_to_call_up_a_class(hasty) -> None:
+    """One detector's trigger steers 90% of the pictures and is named; at 10% none is, and nobody is sent to look."""
     found = scanned(6)
     found = replace(found, why="", scores=found.scores + 20)
-    assert "Train anew" in scanning.action(found, repaired=True)
+
+    def steers(share: float) -> Scanned:
+        traces = {
+            name: replace(t, success=torch.full((6,), share if name == "scanning.warp_inversion" else 0.1))
+            for name, t in found.found.traces.items()
+        }
+        return replace(found, found=replace(found.found, traces=traces))
+
+    strong, weak = steers(0.9), steers(0.1)
+    assert "that of least warp below, are likely" in scanning.meaning(strong, repaired=False)
+    assert "a trigger calls up" in scanning.answer(strong)
+    for repaired in (False, True):
+        assert "what calls it up is not known" in scanning.meaning(weak, repaired=repaired)
+    assert "calls up" not in scanning.answer(weak)
+    assert "Look at" not in scanning.action(weak, repaired=False)
 
 
 def test_the_score_is_the_weighted_sum_of_evidence_beyond_what_is_usual() -> None:

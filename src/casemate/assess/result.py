@@ -147,9 +147,10 @@ class Verdict(_Frozen):
 class Assessment(_Frozen):
     """One assessed target: what was asked, what came out; the file `assessment.json`.
 
-    `command` reproduces it; where answers of earlier commands were kept, it has a line for each. `keys` lists the results in the order of the plan. `kind` is
-    "assess" or "harden"; `target` and `data` are plain words. `names` are those of the classes, in
-    the order of their numbers, and may be empty.
+    `command` reproduces it; where answers of earlier commands were kept, it has a line for each.
+    `keys` lists the results in the order of the plan. `kind` is "assess" or "harden"; `target` and
+    `data` are plain words. `names` are those of the classes, in the order of their numbers, and may be
+    empty.
     """
 
     schema_version: Literal[1] = SCHEMA

@@ -88,7 +88,7 @@ def _print(found: "Scanned") -> None:
     screen = console()
     colour = COLOURS[found.outcome]
     screen.print(f"[{colour}]{escape(answer(found))}[/{colour}]")
-    screen.print(meaning(found), markup=False)
+    screen.print(meaning(found, repaired=False), markup=False)
     screen.print(action(found, repaired=False), markup=False)
     shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for title in headings(found):

@@ -30,7 +30,7 @@ TITLES = {
     "weights.lipschitz": "weights of channels",
 }
 EXAMPLES = 4  # clean pictures that a trigger is shown on
-
+MOST = 0.5  # share of the clean pictures from which on a trigger is said to steer them
 
 Table = tuple[Sequence[str], list[list[str]], list[str]]
 
@@ -47,29 +47,39 @@ def written(found: Scanned, out: Path, *, before: Table | None = None) -> list[P
     return [page, numbers, triggers]
 
 
+def steering(found: Scanned) -> list[str]:
+    """Name the detectors whose trigger for the suspect steers most clean pictures of other classes."""
+    return [
+        TITLES[name]
+        for name, traces in found.found.traces.items()
+        if float(traces.success[found.suspect]) > MOST
+    ]
+
+
 def answer(found: Scanned) -> str:
     """Say the outcome in a sentence."""
     suspect = named(found, found.suspect)
     score = f"score {found.score:.2f}, threshold {found.calibration.threshold:.2f}"
     match found.outcome:
-        case "backdoored":
+        case "backdoored" if steering(found):
             return f"{found.name} is backdoored, it seems: a trigger calls up {suspect} ({score})."
+        case "backdoored":
+            return f"{found.name} is backdoored, it seems: {suspect} stands out as the class of a trigger does ({score})."
         case "no sign":
             return f"{found.name} shows no sign of a backdoor; most suspicious is {suspect} ({score})."
         case "inconclusive":
             return f"Inconclusive: {found.why}. Most suspicious is {suspect} ({score})."
 
 
-def meaning(found: Scanned) -> str:
-    """Say what the outcome means, with the rate of false alarms or of what is missed."""
-    how, suspect = found.calibration, named(found, found.suspect)
-    alarms = f"of clean models on data that were not fitted to, {_share(how.false_alarms_other_data)} are called so too"
+def meaning(found: Scanned, *, repaired: bool) -> str:
+    """Say what the outcome means; of models as they came with the rate at which such an answer is wrong."""
+    if repaired:
+        return _meaning_of_repaired(found)
+    how = found.calibration
+    alarms = _share(how.false_alarms_other_data)
     match found.outcome:
         case "backdoored":
-            return (
-                f"Pictures that carry a trigger, such as those below, are likely to be given {suspect} whatever they show; "
-                f"{alarms}."
-            )
+            return f"{_steered(found)} Of clean models on data that were not fitted to, {alarms} are called so too."
         case "no sign":
             return (
                 "No class can be called up far more easily than the others. That is no proof: of backdoored models on "
@@ -80,15 +90,44 @@ def meaning(found: Scanned) -> str:
             return "The model is neither cleared nor accused: these pictures do not settle it."
 
 
+def _meaning_of_repaired(found: Scanned) -> str:
+    match found.outcome:
+        case "backdoored":
+            return f"The repair did not end it. {_steered(found)}"
+        case "no sign":
+            return (
+                "After the repair no class can be called up far more easily than the others. That is no proof: how often "
+                "this is wrong was not measured on mended models, and the trigger that was planted may be another one "
+                "than those that were recovered."
+            )
+        case "inconclusive":
+            return "The repaired model is neither cleared nor accused: these pictures do not settle it."
+
+
+def _steered(found: Scanned) -> str:
+    """Say what the recovered triggers do, of those that do much."""
+    suspect, names = named(found, found.suspect), steering(found)
+    if not names:
+        return (
+            f"{suspect[0].upper()}{suspect[1:]} stands out as the class of a trigger does, but none of the triggers that were "
+            "recovered steers most pictures to it: what calls it up is not known."
+        )
+    return (
+        f"Pictures that carry a trigger, such as that of {' or '.join(names)} below, are likely to be given {suspect} "
+        "whatever they show."
+    )
+
+
 def action(found: Scanned, *, repaired: bool) -> str:
     """Say what to do next."""
+    if repaired:
+        return _action_on_repaired(found)
     match found.outcome:
-        case "backdoored" if repaired:
-            return "Do not use the repaired model: something is left. Train anew on data that you trust."
         case "backdoored":
+            look = "Look at what steers below, then run" if steering(found) else "Run"
             return (
-                "Do not use the model as it is. Look at the triggers below, then run casemate harden on this folder, which "
-                "tries repairs and scans again, or train anew on rows that casemate screen has looked at."
+                f"Do not use the model as it is. {look} casemate harden on this folder, which tries repairs and scans "
+                "again, or train anew on rows that casemate screen has looked at."
             )
         case "no sign":
             return (
@@ -99,6 +138,22 @@ def action(found: Scanned, *, repaired: bool) -> str:
             return (
                 "See to the reason above (more clean pictures, the right normalisation and labels) and scan again. Where "
                 "that cannot help, judge the triggers below by eye, and trust the model no more than its source."
+            )
+
+
+def _action_on_repaired(found: Scanned) -> str:
+    match found.outcome:
+        case "backdoored":
+            return "Do not use the repaired model: something is left. Train anew on data that you trust."
+        case "no sign":
+            return (
+                "See below what the repair left of the triggers and what it cost in accuracy. Where much depends on the "
+                "model, train anew on data that you trust; else trust the repaired model no more than its source."
+            )
+        case "inconclusive":
+            return (
+                "See below what the repair left of the triggers and what it cost in accuracy. Scan the model as it came "
+                "and repair it again with more clean pictures, or train anew on data that you trust."
             )
 
 
@@ -233,12 +288,13 @@ def html(found: Scanned, before: Table | None = None) -> str:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     assert environment.loader is not None
+    repaired = before is not None
     return environment.get_template("scan.html.j2").render(
         found=found,
         before=before,
         answer=answer(found),
-        meaning=meaning(found),
-        action=action(found, repaired=before is not None),
+        meaning=meaning(found, repaired=repaired),
+        action=action(found, repaired=repaired),
         rates=rates(found),
         suspect=named(found, found.suspect),
         headings=headings(found),
