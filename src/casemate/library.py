@@ -53,7 +53,7 @@ def assess(
         device: "auto", "cpu", "cuda" or "cuda:N".
         only: pattern of method or threat ids; of the others, what the folder has no answer to is listed
             as not tested.
-        rows: number of test rows, instead of the plan's; poisoning and backdoors use all.
+        rows: number of test rows, instead of the plan's; poisoning and backdoors do not follow it.
         recipe: how models like the target are trained: "file.py:function", or settings such as
             "epochs=20,lr=0.001" of the usual recipe.
         workers: processes that train models; None means one per core.

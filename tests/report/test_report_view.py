@@ -190,3 +190,16 @@ def test_a_doubt_of_one_case_among_several_names_that_case(found: Found, entries
         ((shown.tried[0].name,), "7 rows"),
         ((shown.tried[1].name,), "9 rows"),
     ]
+
+
+def test_only_reports_with_victims_say_that_these_do_not_follow_the_number_of_rows(
+    found: Found, entries: dict[str, Entry]
+) -> None:
+    facts = dict(view(found, entries).facts)
+    assert facts["Test rows attacked"].endswith(
+        "; poisoning and backdoors take every row that can judge them"
+    )
+    others = [r for r in found.results if r.case.family not in ("poisoning", "backdoor")]
+    assert dict(view(Found(found.assessment, others), entries).facts)["Test rows attacked"] == (
+        "at most 200 per case"
+    )

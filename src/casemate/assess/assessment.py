@@ -69,7 +69,7 @@ def assess(
         seed: base seed; None means the plan's.
         only: pattern of method or threat ids; of the others, what the folder has no answer to is listed
             as not tested.
-        rows: number of test rows, instead of the plan's; poisoning and backdoors use all.
+        rows: number of test rows, instead of the plan's; poisoning and backdoors do not follow it.
         command: what reproduces this run, printed in the report.
         progress: told of each case and its steps.
 

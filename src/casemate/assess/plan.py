@@ -43,8 +43,9 @@ class Threat(BaseModel):
     `eps` is in units of x, or "auto" for the field's customary radius on such data; a physical threat
     with an `area`, a share of the pixels, is one of stickers instead, a universal one with an `area`
     one of a patch. With `chain` each attack gets only the rows that the ones before it left standing.
-    `rates` are shares of the training rows; poisoning and backdoors are judged on all test rows, so that they have no
-    `rows`. A malware threat names its `semantics`, what may be changed,
+    `rates` are shares of the training rows. Poisoning and backdoors have no `rows`: they are judged on
+    every test row that can judge them, which leaves out those that the adversary measures damage by and,
+    for a trigger, those of its class or wrong without it. A malware threat names its `semantics`, what may be changed,
     or in a plan's file a JSON file that says so. A semantic threat names the `generator` whose codes are
     moved: a shipped one or a file.safetensors. `eot` draws of the target's randomness are averaged in
     each gradient, and gradients go round the layers that `bpda` names by patterns, "auto" for those found
@@ -250,8 +251,8 @@ def check(plan: Plan) -> None:
             PoisonBudget(rate)
         if threat.family in ("poisoning", "backdoor") and threat.rows is not None:
             raise UsageError(
-                f"The threat '{threat.id}' must not have 'rows': poisoning and backdoors are judged on all test rows, "
-                f"and 'rates' say how many training rows change. Got rows = {threat.rows}."
+                f"The threat '{threat.id}' must not have 'rows', which poisoning and backdoors do not follow: they take every "
+                f"test row that can judge them, and 'rates' say how many training rows change. Got rows = {threat.rows}."
             )
         if (threat.family == "targeted") != (threat.tampering is not None):
             raise UsageError(

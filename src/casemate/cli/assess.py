@@ -89,7 +89,8 @@ def command(
     rows: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Number of test rows, instead of the plan's; poisoning and backdoors use all."
+            min=1,
+            help="Number of test rows, instead of the plan's; poisoning and backdoors do not follow it.",
         ),
     ] = None,
     workers: Annotated[

@@ -109,7 +109,7 @@ def _steered(found: Scanned) -> str:
     suspect, names = named(found, found.suspect), steering(found)
     if not names:
         return (
-            f"{suspect[0].upper()}{suspect[1:]} stands out as the class of a trigger does, but none of the triggers that were "
+            f"{suspect[0].upper()}{suspect[1:]} stands out as the class of a trigger does, but no trigger that was "
             "recovered steers most pictures to it: what calls it up is not known."
         )
     return (

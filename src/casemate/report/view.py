@@ -107,13 +107,13 @@ def _title(assessment: Assessment) -> str:
 def _facts(assessment: Assessment, results: Sequence[Result]) -> tuple[tuple[str, str], ...]:
     clean = number(assessment.clean_accuracy, "accuracy")
     trained = any(r.case.family in ("poisoning", "backdoor") for r in results)
-    on_all = "; poisoning and backdoors are judged on all" if trained else ""
+    follow = "; poisoning and backdoors take every row that can judge them" if trained else ""
     counts = [(sum(r.status == status for r in results), status) for status in ("done", "failed", "skipped")]
     facts = [
         ("Target", assessment.target),
         ("Data", assessment.data),
         ("Accuracy without adversary", f"{clean.text} ({clean.interval}, n = {clean.n:,})" if clean else ""),
-        ("Test rows attacked", f"at most {assessment.rows:,} per case{on_all}"),
+        ("Test rows attacked", f"at most {assessment.rows:,} per case{follow}"),
         ("Classes", str(assessment.classes)),
         ("Shape of one input", " x ".join(map(str, assessment.shape))),
         ("Plan", assessment.preset or assessment.title),
