@@ -191,9 +191,66 @@ def test_what_else_differs_is_said(tmp_path):
     after = Folder(tmp_path / "b").evasion(
         standing(40, 60), methods=("square",), flags=(Flag(code="blind-baseline"),)
     )
-    notes = compare(before.write(), after.write())[0].notes
-    assert notes[:2] == ("only before: evasion.pgd()", "only after: evasion.square()")
-    assert "differ in kind" in notes[2]
+    row = compare(before.write(), after.write())[0]
+    assert row.change == "not comparable"
+    assert row.notes[:3] == (
+        "no attack was tried alike by both", "only before: evasion.pgd()", "only after: evasion.square()"
+    )  # fmt: skip
+    assert "differ in kind" in row.notes[3]
+
+
+def test_an_attack_that_only_one_side_tried_is_not_blamed_on_the_model(tmp_path, capsys):
+    """PGD leaves 90 of 100 rows on both sides; APGD, which only the second asked for, leaves 60."""
+    before = Folder(tmp_path / "a").evasion(standing(90, 10), methods=("pgd",))
+    after = Folder(tmp_path / "b").evasion(standing(90, 10), standing(60, 40)).write()
+    before = before.evasion(standing(90, 10), threat="evasion-l2", methods=("fgsm",)).write()
+    for one, two, when in ((before, after, "after"), (after, before, "before")):
+        row = compare(one, two)[0]
+        assert (row.before.value, row.after.value, row.change) == (0.9, 0.9, "no clear difference")
+        assert row.notes == (
+            "compared on the attacks that both tried alike",
+            f"not counted {when}: evasion.apgd()",
+        )
+        assert run(["compare", str(one), str(two), "--fail-on", "worse"]) == 0
+        line = "Gate --fail-on worse passed; not compared: Evasion-Linf by evasion.apgd {}; Evasion-L2"
+        assert line.format(when) in capsys.readouterr().out
+
+
+def test_an_attack_of_other_settings_is_another_attack(tmp_path):
+    """Flips of each row's own label cost 2 points on both sides; one label for all, newly asked for, costs 10."""
+    paths = []
+    for name, kinds in (("a", ["each its own"]), ("b", ["each its own", "one for all"])):
+        folder, drops = (
+            Folder(tmp_path / name),
+            {"each its own": (0.01, 0.02, 0.03), "one for all": (0.09, 0.1, 0.11)},
+        )
+        keys = [
+            folder.result(
+                "poisoning.label_flip",
+                {"accuracy_drop": mean(drops[k])},
+                repeats=3,
+                rate=0.2,
+                params={"labels": k},
+            )
+            for k in kinds
+        ]
+        worst = mean(drops[kinds[-1]])
+        paths.append(folder.verdict("poisoning-labels", "accuracy_drop", worst, keys, budget="20%").write())
+    (row,) = compare(*paths)
+    assert (row.after.value, row.change) == (row.before.value, "no clear difference")
+    assert row.beyond == ("poisoning.label_flip after",)
+
+
+def test_what_continued_on_an_attack_of_one_side_cannot_be_counted_without_it(tmp_path):
+    """In a chain the second attack's rows are those that the first, which only one side tried, left standing."""
+    folder = Folder(tmp_path / "b")
+    rows = torch.arange(100)
+    columns = {"rows": rows, "y": rows % 3, "clean_correct": rows >= 0}
+    apgd = folder.result("evasion.apgd", {}, {**columns, "standing": standing(40, 60)})
+    pgd = folder.result("evasion.pgd", {}, {**columns, "standing": standing(40, 60)}, after=(apgd,))
+    after = folder.verdict("evasion-linf", "robust_accuracy", share(40, 100), [apgd, pgd]).write()
+    before = Folder(tmp_path / "a").evasion(standing(90, 10), methods=("pgd",)).write()
+    assert compare(before, after)[0].change == "not comparable"
 
 
 def test_other_budgets_are_not_compared(tmp_path):
@@ -264,7 +321,7 @@ def test_a_backdoor_without_a_rate_in_common_is_not_comparable_and_the_table_say
 @pytest.mark.parametrize(
     ("first", "second", "fail_on", "code", "says"),
     [
-        (0.1, 0.9, "worse", 1, "Gate --fail-on worse failed: backdoor-patch (worse)"),
+        (0.1, 0.9, "worse", 1, "Gate --fail-on worse failed: Backdoor-Patch (worse)"),
         (0.9, 0.1, "worse", 0, "Gate --fail-on worse passed"),
         (0.9, 0.9, "falls", 0, "Gate --fail-on falls passed"),
     ],
@@ -287,7 +344,7 @@ def test_a_gate_on_a_comparison_of_nothing_fails(tmp_path, capsys):
     before = backdoor(tmp_path / "a", {0.01: (0.89, 0.9, 0.91)}).write()
     after = backdoor(tmp_path / "b", {0.03: (0.09, 0.1, 0.11)}).write()
     assert run(["compare", str(before), str(after), "--fail-on", "worse"]) == 1
-    assert "failed: nothing was compared; not compared: backdoor-patch" in capsys.readouterr().out
+    assert "failed: nothing was compared; not compared: Backdoor-Patch" in capsys.readouterr().out
 
 
 def test_a_folder_without_an_assessment_is_named(tmp_path):

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from casemate.assess.result import Assessment, Result, Verdict
+from casemate.assess.alike import LOWER_IS_BETTER, Side, alike, described
+from casemate.assess.result import Result, Verdict
 from casemate.assess.store import Store
 from casemate.assess.worst import worst_case
 from casemate.core.errors import UsageError
@@ -18,10 +19,6 @@ from casemate.ops.stats import Estimate, share
 
 Change = Literal["better", "worse", "no clear difference", "not comparable"]
 LEVEL = 0.05
-# every other metric is the safer the higher it is
-LOWER_IS_BETTER = frozenset(
-    {"accuracy_drop", "attack_success", "success_rate", "auc", "tpr_at_1pct_fpr", "tpr_at_01pct_fpr"}
-)
 
 
 @dataclass(frozen=True)
@@ -30,7 +27,8 @@ class Difference:
 
     `difference` is after - before with its 95% interval. `p_value` is adjusted by Holm's method for
     the number of threats; the row of clean accuracy (threat "clean") stands outside. `notes` says
-    what besides the target differs.
+    what besides the target differs, `beyond` names attacks that do not count, as not both tried them
+    ("evasion.apgd after").
     """
 
     threat: str
@@ -43,21 +41,13 @@ class Difference:
     test: str
     change: Change
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Side:
-    store: Store
-    assessment: Assessment
-    results: dict[str, Result]
-
-    def tried(self, verdict: Verdict) -> list[Result]:
-        return [self.results[key] for key in verdict.tried if key in self.results]
+    beyond: tuple[str, ...] = ()
 
 
 def compare(before: Path | str, after: Path | str) -> tuple[Difference, ...]:
     """Compare two assessments threat by threat, and their clean accuracy.
 
+    Where one tried attacks or rates that the other did not, only what both tried counts.
     Evasion on the same rows is tested row by row (McNemar, exact), poisoning over trained victims
     (Welch), and everything else by its intervals.
 
@@ -94,80 +84,42 @@ def unmatched(before: Path | str, after: Path | str) -> tuple[tuple[str, str], .
     return lost + tuple((title, "after") for threat, title in new.items() if threat not in old)
 
 
-def _read(folder: Path | str) -> _Side:
+def _read(folder: Path | str) -> Side:
     store = Store(folder)
-    return _Side(store, store.assessment(), {r.key: r for r in store.all()})
+    return Side(store, store.assessment(), {r.key: r for r in store.all()})
 
 
-def _threats(side: _Side) -> str:
+def _threats(side: Side) -> str:
     return ", ".join(v.threat for v in side.assessment.verdicts if v.measured is not None) or "none"
 
 
-def _threat(v: Verdict, w: Verdict, old: _Side, new: _Side) -> Difference:
-    v, w, shared = _at_shared_rates(v, w, old, new)
+def _threat(v: Verdict, w: Verdict, old: Side, new: Side) -> Difference:
+    shared = alike(v, w, old, new)
+    v, w = shared.before, shared.after
     assert v.measured is not None
     assert w.measured is not None
-    notes = (*shared, *_notes(v, w, old, new))
+    notes = (*shared.notes, *_notes(v, w, old, new))
     different = [
         f"{what}: {a or 'none'} before, {b or 'none'} after"
         for what, a, b in (("metric", v.metric, w.metric), ("budget", v.budget, w.budget))
         if a != b
     ]
+    different += [shared.different] if shared.different else []
     if different:
         unknown = Estimate(float("nan"), float("-inf"), float("inf"), 0)
         return Difference(
             v.threat, v.title, v.metric, v.measured, w.measured, unknown, 1.0, "none", "not comparable",
-            (*different, *notes),
+            (*different, *notes), shared.beyond,
         )  # fmt: skip
-    before, after, difference, p_value, test = _tested(v, w, old, new)
     return Difference(
-        v.threat, v.title, v.metric, before, after, difference, p_value, test, "no clear difference", notes
+        v.threat, v.title, v.metric, *_tested(v, w, old, new), "no clear difference", notes, shared.beyond
     )
-
-
-def _at_shared_rates(
-    v: Verdict, w: Verdict, old: _Side, new: _Side
-) -> tuple[Verdict, Verdict, tuple[str, ...]]:
-    """Cut two verdicts on poisoned training rows to the rates that both have, where one has more, and say so.
-
-    A poisoner who knows a defence tries higher rates, at which the model without it was not tested.
-    """
-    rates = [
-        {r.case.rate for r in side.tried(x) if r.case.rate is not None} for side, x in ((old, v), (new, w))
-    ]
-    both = rates[0] & rates[1]
-    if v.metric != w.metric or v.family not in ("poisoning", "backdoor") or rates[0] == rates[1] or not both:
-        return v, w, ()
-    cut = [_at(x, side, both) for side, x in ((old, v), (new, w))]
-    more = [
-        f"{_percent(own - both)} was tried as well {when}"
-        for own, when in zip(rates, ("before", "after"), strict=True)
-        if own - both
-    ]
-    return cut[0], cut[1], (f"compared at {_percent(both)} of the training rows; {'; '.join(more)}",)
-
-
-def _at(verdict: Verdict, side: _Side, rates: set[float]) -> Verdict:
-    """Give a verdict by the worst of its results at some rates."""
-    metric = verdict.metric
-    found = [r for r in side.tried(verdict) if r.case.rate in rates and metric in r.metrics]
-    sign = 1 if metric in LOWER_IS_BETTER else -1
-    worst = max(found, key=lambda r: sign * r.metrics[metric].value, default=None)
-    measured = worst.metrics[metric] if worst else None
-    if measured is None:
-        return verdict
-    tried = tuple(r.key for r in found)
-    return verdict.model_copy(update={"measured": measured, "tried": tried, "budget": _percent(rates)})
-
-
-def _percent(rates: set[float]) -> str:
-    return ", ".join(f"{100 * rate:g}%" for rate in sorted(rates))
 
 
 Tested = tuple[Estimate, Estimate, Estimate, float, str]
 
 
-def _tested(v: Verdict, w: Verdict, old: _Side, new: _Side) -> Tested:
+def _tested(v: Verdict, w: Verdict, old: Side, new: Side) -> Tested:
     """Choose the test that the evidence allows."""
     assert v.measured is not None
     assert w.measured is not None
@@ -203,7 +155,7 @@ def _array(values: Tensor) -> np.ndarray:
 
 
 def _same_rows(
-    before: Sequence[Result], after: Sequence[Result], old: _Side, new: _Side, column: str = "standing"
+    before: Sequence[Result], after: Sequence[Result], old: Side, new: Side, column: str = "standing"
 ) -> tuple[Tensor, Tensor] | None:
     """Find the row-wise worst case of both sides, if both have evidence on the same rows of the same data."""
     first, second = _worst(before, old, column), _worst(after, new, column)
@@ -214,7 +166,7 @@ def _same_rows(
     return first[2], second[2]
 
 
-def _worst(results: Sequence[Result], side: _Side, column: str) -> tuple[Tensor, Tensor, Tensor] | None:
+def _worst(results: Sequence[Result], side: Side, column: str) -> tuple[Tensor, Tensor, Tensor] | None:
     """Rows, labels, and which rows are right after every attack; None where attacks saw different rows."""
     found = [side.store.tensors(result) for result in results]
     if not found or not all({"rows", "y", column} <= tensors.keys() for tensors in found):
@@ -247,7 +199,7 @@ def _judged(row: Difference) -> Difference:
     return replace(row, change="worse" if rose == (row.metric in LOWER_IS_BETTER) else "better")
 
 
-def _clean(old: _Side, new: _Side) -> list[Difference]:
+def _clean(old: Side, new: Side) -> list[Difference]:
     """Compare clean accuracy, row by row where both attacked the same rows."""
     first, second = (
         [r for r in side.results.values() if r.case.family == "evasion"][:1] for side in (old, new)
@@ -264,20 +216,14 @@ def _clean(old: _Side, new: _Side) -> list[Difference]:
     return [_judged(Difference("clean", "Clean accuracy", "accuracy", *tested, "no clear difference", notes))]
 
 
-def _notes(v: Verdict, w: Verdict, old: _Side, new: _Side) -> tuple[str, ...]:
+def _notes(v: Verdict, w: Verdict, old: Side, new: Side) -> tuple[str, ...]:
     notes = []
     if old.assessment.data_digest != new.assessment.data_digest:
         notes.append("different data")
-    first, second = ({_described(r) for r in side.tried(x)} for side, x in ((old, v), (new, w)))
+    first, second = ({described(r) for r in side.tried(x)} for side, x in ((old, v), (new, w)))
     for when, only in (("before", first - second), ("after", second - first)):
         if only:
             notes.append(f"only {when}: {'; '.join(sorted(only))}")
     if any(flag.code == "blind-baseline" for flag in (*v.flags, *w.flags)):
         notes.append("members and non-members differ in kind; neither number says what the model remembers")
     return tuple(notes)
-
-
-def _described(result: Result) -> str:
-    """Name an attack with its parameters."""
-    params = ", ".join(f"{name}={value}" for name, value in sorted(result.case.params.items()))
-    return f"{result.case.method}({params})"

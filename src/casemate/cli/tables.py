@@ -169,15 +169,17 @@ def gate_differences(
 ) -> int:
     """Exit code of a gate on a comparison: "worse" asks the differences, other words the second assessment.
 
-    `alone` names what only one of the assessments measured.
+    `alone` gives the titles of what only one of the assessments measured.
     """
     if fail_on != "worse":
         return gate(after, fail_on)
-    worse = [row.threat for row in differences if row.change == "worse"]
-    unknown = [*(row.threat for row in differences if row.change == "not comparable"), *alone]
-    rest = f"; not compared: {', '.join(unknown)}" if unknown else ""
+    worse = [row.title for row in differences if row.change == "worse"]
+    unknown = [row.title for row in differences if row.change == "not comparable"]
+    unknown += [f"{row.title} by {', '.join(row.beyond)}" for row in differences if row.beyond]
+    unknown += alone
+    rest = f"; not compared: {'; '.join(unknown)}" if unknown else ""
     if worse:
-        print(f"Gate --fail-on worse failed: {', '.join(f'{threat} (worse)' for threat in worse)}{rest}")
+        print(f"Gate --fail-on worse failed: {'; '.join(f'{title} (worse)' for title in worse)}{rest}")
         return 1
     if all(row.change == "not comparable" for row in differences if row.threat != "clean"):
         print(f"Gate --fail-on worse failed: nothing was compared{rest}")
