@@ -184,12 +184,22 @@ def test_an_optional_number_may_be_a_fraction_as_well():
         ("a/255", r"must be a number or a fraction such as 8/255\. Got 'a/255'\."),
         ("256/255", "less than or equal to 1"),
         ("0/255", "greater than 0"),
+        ("inf/1", r"must be a number or a fraction such as 8/255\. Got 'inf/1'\."),
+        ("1e308/1e-10", "must be a number or a fraction such as 8/255"),
         (24, r"Got 24; did you mean 24/255\?"),
+        (1.5, r"Got 1\.5\.$"),
     ],
 )
 def test_a_wrong_fraction_among_the_parameters_is_refused(given, says):
     with pytest.raises(UsageError, match=says):
         find("backdoor.narcissus").validate({"eps": given})
+
+
+def test_lists_of_numbers_may_have_fractions():
+    validate = find("poisoning.gradient_canceling").validate
+    assert validate({"radii": ["8/255", 1]})["radii"] == (8 / 255, 1.0)
+    with pytest.raises(UsageError, match=r"'radii' .* must be a number or a fraction such as 8/255"):
+        validate({"radii": [1, "8/0"]})
 
 
 def test_a_slash_in_a_word_is_no_fraction():

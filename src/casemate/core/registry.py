@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import inspect
+import math
 import pkgutil
 import re
 import warnings
@@ -100,7 +101,7 @@ class Entry:
     def validate(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Check parameters and fill in defaults; raises UsageError naming what is wrong.
 
-        Where a number is asked for, a fraction such as "8/255" will do.
+        Where a number or a list of them is asked for, fractions such as "8/255" will do.
         """
         try:
             return self.params.model_validate(self._without_fractions(params)).model_dump()
@@ -111,7 +112,7 @@ class Entry:
                 known = ", ".join(self.params.model_fields) or "none"
                 raise UsageError(f"{self.id} has no parameter '{where}'. Its parameters: {known}.") from None
             got = first["input"]
-            levels = where == "eps" and isinstance(got, int | float) and 1 < got <= 255
+            levels = where == "eps" and isinstance(got, int | float) and 1 < got <= 255 and got == int(got)
             raise UsageError(
                 f"The '{where}' parameter of {self.id}: {first['msg'].lower()}. "
                 f"Got {f'{got:g}; did you mean {got:g}/255?' if levels else f'{got!r}.'}"
@@ -122,14 +123,27 @@ class Entry:
         for name, value in params.items():
             field = self.params.model_fields.get(name)
             kinds = () if field is None else (field.annotation, *_leaves(field.annotation))
-            if isinstance(value, str) and "/" in value and float in kinds:
+            if float in kinds:
                 try:
-                    plain[name] = parse_eps(value)
+                    plain[name] = _read(value)
                 except UsageError:
                     raise UsageError(
-                        f"The '{name}' parameter of {self.id}: must be a number or a fraction such as 8/255. Got {value!r}."
+                        f"The '{name}' parameter of {self.id}: must be a number or a fraction such as 8/255. "
+                        f"Got {value!r}."
                     ) from None
         return plain
+
+
+def _read(value: Any) -> Any:
+    """Give the number that a fraction stands for, in lists as well; other values stay."""
+    if isinstance(value, list | tuple):
+        return tuple(map(_read, value))
+    if not (isinstance(value, str) and "/" in value):
+        return value
+    number = parse_eps(value)
+    if not math.isfinite(number):
+        raise UsageError(f"A fraction must be finite. Got {value!r}.")
+    return number
 
 
 def _leaves(kind: Any) -> tuple[Any, ...]:
