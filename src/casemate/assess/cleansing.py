@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from casemate.assess.assessment import cases_of
+from casemate.assess.asking import cases_of
 from casemate.assess.bench import Bench
 from casemate.assess.choosing import NONE
 from casemate.assess.plan import Plan, Threat

@@ -251,8 +251,8 @@ def check(plan: Plan) -> None:
             PoisonBudget(rate)
         if threat.family in ("poisoning", "backdoor") and threat.rows is not None:
             raise UsageError(
-                f"The threat '{threat.id}' must not have 'rows', which poisoning and backdoors do not follow: they take "
-                "every test row that can judge them, and 'rates' say how many training rows change. "
+                f"The threat '{threat.id}' must not have 'rows', which poisoning and backdoors do not follow: they "
+                "take every test row that can judge them, and 'rates' say how many training rows change. "
                 f"Got rows = {threat.rows}."
             )
         if (threat.family == "targeted") != (threat.tampering is not None):
