@@ -26,7 +26,7 @@ from casemate.core.registry import find
 from casemate.core.triggers import Patch
 from casemate.ops.rng import generator
 from casemate.ops.stats import exact_share
-from casemate.report import scanning
+from casemate.report import scan_words, scanning
 from casemate.scenes.backdoors import digit_recipe
 
 SHAPE = (1, 12, 10)
@@ -132,7 +132,7 @@ def test_R7_the_rate_of_false_alarms_on_twenty_clean_models_or_more_stands_besid
     assert how.found["all"].n >= 20
     alarms = f"{100 * found.calibration.false_alarms.value:.1f}%"
     page = scanning.written(found, tmp_path)[0].read_text()
-    assert alarms in scanning.rates(found)
+    assert alarms in scan_words.rates(found)
     assert alarms in page
     said = json.loads((tmp_path / "scan.json").read_text())
     assert said["measured"]["false_alarms"]["n"] == found.calibration.false_alarms.n
@@ -176,7 +176,7 @@ def test_the_page_of_a_repaired_model_speaks_of_it_and_gives_no_rates(hasty, why
     assert means in page
     assert do in page
     assert "Measured on small models" not in page
-    assert "95%" not in scanning.meaning(found, repaired=True)
+    assert "95%" not in scan_words.meaning(found, repaired=True)
     assert "casemate harden" not in page
 
 
@@ -193,12 +193,12 @@ def test_only_triggers_that_steer_are_said_to_call_up_a_class(hasty) -> None:
         return replace(found, found=replace(found.found, traces=traces))
 
     strong, weak = steers(0.9), steers(0.1)
-    assert "that of least warp below, are likely" in scanning.meaning(strong, repaired=False)
-    assert "a trigger calls up" in scanning.answer(strong)
+    assert "that of least warp below, are likely" in scan_words.meaning(strong, repaired=False)
+    assert "a trigger calls up" in scan_words.answer(strong)
     for repaired in (False, True):
-        assert "what calls it up is not known" in scanning.meaning(weak, repaired=repaired)
-    assert "calls up" not in scanning.answer(weak)
-    assert "Look at" not in scanning.action(weak, repaired=False)
+        assert "what calls it up is not known" in scan_words.meaning(weak, repaired=repaired)
+    assert "calls up" not in scan_words.answer(weak)
+    assert "Look at" not in scan_words.action(weak, repaired=False)
 
 
 def test_the_score_is_the_weighted_sum_of_evidence_beyond_what_is_usual() -> None:

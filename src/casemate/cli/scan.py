@@ -83,7 +83,8 @@ def _print(found: "Scanned") -> None:
     from rich.table import Table
 
     from casemate.cli.console import console
-    from casemate.report.scanning import action, answer, headings, meaning, rates, table
+    from casemate.report.scan_words import action, answer, meaning, rates
+    from casemate.report.scanning import headings, table
 
     screen = console()
     colour = COLOURS[found.outcome]

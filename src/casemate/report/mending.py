@@ -12,7 +12,7 @@ from casemate.assess.mend import Effect, Mended
 from casemate.assess.store import write_whole
 from casemate.core.target import Classifier
 from casemate.ops.stats import Estimate
-from casemate.report import scanning
+from casemate.report import scan_words, scanning
 from casemate.report.words import interval, number
 
 HEADINGS = ("Repair", "Recovered triggers steer", "Clean accuracy")
@@ -76,7 +76,7 @@ def table(mended: Mended) -> tuple[tuple[str, ...], list[list[str]], list[str]]:
 
 def sentences(mended: Mended) -> list[str]:
     """Say what was chosen, what the second scan says, and what that does not show."""
-    found = [f"Chosen: {mended.chosen}. {scanning.answer(mended.again)}"]
+    found = [f"Chosen: {mended.chosen}. {scan_words.answer(mended.again)}"]
     found += [f"Not tried: {name}: {why}" for name, why in mended.left_out.items()]
     return [
         *found,
