@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from casemate.assess.screen import GROUPS, LABELS, SUPPORT, Screened, ranked, screen, unfit
+from casemate.assess.screen import GROUPS, LABELS, SUPPORT, Screened, passes, ranked, screen, unfit
 from casemate.builtin.data import digits, fashion_mini
 from casemate.cli.main import run
 from casemate.core.data import PoisonBudget, Samples
 from casemate.core.errors import UsageError
 from casemate.core.registry import find
 from casemate.ops.rng import generator
-from casemate.report.screening import ABOUT, check, fit, html
+from casemate.report.screening import ABOUT, check, first, fit, html
 
 ROWS = 1500
 
@@ -128,6 +128,23 @@ def test_every_screening_is_explained_in_a_sentence_and_what_half_a_class_hides_
     assert all(page.count(sentence) == 1 and sentence.count(".") == 1 for sentence in ABOUT.values())
     assert "where half of a class or more is poison, they see nothing" in page
     assert "Left out: it needs more." in page
+
+
+def test_few_rows_are_passed_over_as_often_as_many_take_steps() -> None:
+    assert [passes(n) for n in (60000, 5000, 4999, 1000, 20)] == [8, 8, 9, 40, 200]
+
+
+def test_the_class_where_suspicious_rows_are_densest_is_named() -> None:
+    """Of class 0 one row of four is suspicious, of class 1 three of sixteen."""
+    none = torch.zeros(20, dtype=torch.float64)
+    data = Samples(torch.zeros(20, 1, 2, 2), (torch.arange(20) >= 4).long(), 2, ("bag", "coat"))
+    found = Screened("made up", data, 1.0, {"screening.strip": none}, [0, 5, 6, 7], {})
+    said = first(found)
+    assert said.startswith(
+        "Look first at 'bag': 1 of its 4 rows are suspicious, 25.0%, beside 18.8% of all others."
+    )
+    assert said in " ".join(html(found).replace("&#39;", "'").split())
+    assert first(Screened("made up", data, 1.0, {}, [], {})) == "No row is to be looked at first."
 
 
 def test_each_screening_has_a_number_of_classes_of_its_own() -> None:

@@ -1,5 +1,6 @@
 """Which rows of a training set look poisoned, by several screenings together."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +21,8 @@ from casemate.defences.screening.spectral import spectral
 from casemate.ops.rng import generator
 
 LEAST = 20  # rows without which nothing stands out
+PASSES, ROWS = 8, 5000  # with which the bounds of the screenings were found
+MOST_PASSES = 200
 
 
 def _spectral(model: Classifier, data: Samples, /, **settings: Any) -> Tensor:
@@ -84,7 +87,7 @@ def screen(
     data: Any,
     *,
     bounds: tuple[float, float] = (0.0, 1.0),
-    epochs: int = 8,
+    epochs: int | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> Screened:
@@ -101,7 +104,8 @@ def screen(
         data: a specification as for `assess`, or data in memory; of data with two parts, the training
             part is looked at.
         bounds: lowest and highest value of float inputs.
-        epochs: passes of the training.
+        epochs: passes of the training; None for as many steps as eight passes of 5,000 rows take, and eight
+            passes at least. A net that has learnt less has not learnt a trigger, and shows none.
         seed: seed of all random numbers.
         progress: told of each screening and its steps.
 
@@ -123,7 +127,9 @@ def screen(
     titles = ["training a net", *asked]
     progress.plan(titles)
     progress.start(titles[0], titles[0])
-    model = _recipe(rows, epochs)(rows, rng=generator(seed, "screen"), tick=progress.step)
+    model = _recipe(rows, epochs or passes(len(rows)))(
+        rows, rng=generator(seed, "screen"), tick=progress.step
+    )
     progress.finish(titles[0], None)
     fit = float((model.predict(rows.x).argmax(1) == rows.y).double().mean())
     scores: dict[str, Tensor] = {}
@@ -135,6 +141,11 @@ def screen(
             left_out[name] = str(error)
         progress.finish(name, None)
     return Screened(loaded.name, rows, fit, scores, ranked(scores, len(rows)), left_out)
+
+
+def passes(n: int) -> int:
+    """Count the passes of n rows that take as many steps as those with which the bounds were found, about."""
+    return min(MOST_PASSES, max(PASSES, math.ceil(PASSES * ROWS / n)))
 
 
 def unfit(classes: int) -> dict[str, str]:

@@ -39,7 +39,13 @@ def command(
         str | None,
         typer.Option(metavar="LOW,HIGH", help="Values of float inputs for black and white; default 0,1."),
     ] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes of the training that rows are judged by.")] = 8,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Passes of the training that rows are judged by; default 8, and more of fewer than 5,000 rows.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
 ) -> int:
     """Say which rows of a training set are suspicious, as poisoned ones would be."""
@@ -66,13 +72,14 @@ def _print(found: "Screened") -> None:
     from rich.table import Table
 
     from casemate.cli.console import console
-    from casemate.report.screening import BLIND, CLEAN, by_class, fit, label
+    from casemate.report.screening import BLIND, CLEAN, by_class, first, fit, label
 
     screen = console()
     screen.print(
         f"{len(found.suspicious)} of {len(found.data)} rows are suspicious ({found.share:.1%}); {CLEAN}.",
         markup=False,
     )
+    screen.print(first(found), markup=False)
     screen.print(fit(found), markup=False)
     hit = [f"{name}: {bad} of {count}" for name, count, bad in by_class(found) if bad][:5]
     if hit:

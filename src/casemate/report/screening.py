@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from casemate.assess.screen import Screened
 from casemate.core.errors import UsageError
@@ -88,6 +89,21 @@ def fit(found: Screened) -> str:
     )
 
 
+def first(found: Screened) -> str:
+    """Say in which class suspicious rows are densest, as poison for one class would be."""
+    y, bad = found.data.y, found.data.y[found.suspicious]
+    if not len(bad):
+        return "No row is to be looked at first."
+    of, hit = (torch.bincount(labels, minlength=found.data.classes).double() for labels in (y, bad))
+    densest = int((hit / of.clamp(min=1)).argmax())
+    others = float(hit.sum() - hit[densest]) / max(1.0, float(of.sum() - of[densest]))
+    return (
+        f"Look first at '{_named(found, densest)}': {int(hit[densest])} of its {int(of[densest])} rows are suspicious, "
+        f"{hit[densest] / of[densest]:.1%}, beside {others:.1%} of all others. Poison for one class gathers in it; so do "
+        "false alarms in a class that is like many others or shows through them, so look at the pictures."
+    )
+
+
 def html(found: Screened) -> str:
     """Fill the page; style and pictures are inside, and every text is escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -105,6 +121,7 @@ def html(found: Screened) -> str:
         about=ABOUT,
         half=HALF,
         fit=fit(found),
+        first=first(found),
         counts=[(name, int((scores > 1).sum())) for name, scores in found.scores.items()],
         classes=by_class(found),
         cards=[
