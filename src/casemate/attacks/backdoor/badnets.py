@@ -56,7 +56,8 @@ def badnets(
     """
     if len(clean.shape) != 3 or min(clean.shape[1:]) < patch + offset:
         raise NotApplicable(
-            f"a patch of {patch} pixels at {offset} from the edge needs images. Got inputs of shape {clean.shape}"
+            f"a patch of {patch} pixels at {offset} from the edge needs images with room for it. "
+            f"Got inputs of shape {clean.shape}"
         )
     existing(target, clean.classes, "backdoor.badnets")
     rows = others(clean, target, budget, rng)

@@ -78,7 +78,9 @@ def trojaning(
         The retrained model, the trigger and the target.
     """
     if len(model.shape) != 3 or min(model.shape[1:]) < patch + offset:
-        raise NotApplicable(f"a trigger of {patch} pixels needs images. Got inputs of shape {model.shape}")
+        raise NotApplicable(
+            f"a trigger of {patch} pixels needs images with room for it. Got inputs of shape {model.shape}"
+        )
     existing(target, model.classes, "backdoor.trojaning")
     model = replace(model, net=copy.deepcopy(model.net).eval().requires_grad_(False))
     inner = inner_layer(model)
