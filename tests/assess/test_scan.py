@@ -13,9 +13,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from casemate.assess import evidence
+from casemate.assess import mend as mending_module
 from casemate.assess.calibration import UNEVEN, Calibration, Rate, shipped, unevenness
 from casemate.assess.evidence import DETECTORS, INVERSION
 from casemate.assess.mend import Effect, best, is_scan, mend
+from casemate.assess.progress import Silent
 from casemate.assess.scan import CLASSES, ENOUGH, Scanned, scan
 from casemate.builtin.data import digits
 from casemate.builtin.nets import small_cnn
@@ -300,8 +302,13 @@ def own(path: Path, *, poison: bool) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_backdoor_is_found_by_the_command_and_mended_by_harden(tmp_path: Path, capsys) -> None:
-    """The planted patch, which neither command knows, has lost most of its success afterwards."""
+def test_a_backdoor_is_found_by_the_command_and_mended_by_harden(
+    tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The planted patch, which neither command knows, has lost most of its success afterwards.
+
+    A first run is stopped before its last repair; the second makes only what prunes again.
+    """
     out = tmp_path / "out"
     code = run(["scan", *own(tmp_path, poison=True), "--json", "--out", str(out)])
     said = json.loads(capsys.readouterr().out)
@@ -309,7 +316,23 @@ def test_a_backdoor_is_found_by_the_command_and_mended_by_harden(tmp_path: Path,
     assert (said["outcome"], said["suspect"]) == ("backdoored", 3)
     assert said == json.loads((out / "scan.json").read_text())
     assert is_scan(out)
+
+    class Stopped(Silent):
+        def start(self, key: str, title: str) -> None:
+            if key == "unlearning":
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        mend(out=out, progress=Stopped())
+    made: list[str] = []
+    registered = mending_module._registered
+    monkeypatch.setattr(
+        mending_module,
+        "_registered",
+        lambda entry, *a, **kw: made.append(entry.id) or registered(entry, *a, **kw),
+    )
     mended = mend(out=out)
+    assert made == ["repair.fine_pruning"]
     _, test = digits()
     before = small_cnn((1, 8, 8), 10)
     from safetensors.torch import load_file

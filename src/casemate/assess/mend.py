@@ -12,7 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from casemate.assess.digest import digest_net
+from casemate.assess.digest import digest, digest_net
+from casemate.assess.mended_weights import keep_weights, kept_weights
 from casemate.assess.progress import Progress, silent
 from casemate.assess.scan import Scanned, clean_rows, scan_loaded
 from casemate.assess.targets import load_data, load_model
@@ -26,7 +27,7 @@ from casemate.core.triggers import Added, Mixed
 from casemate.ops.rng import generator
 from casemate.ops.stats import Estimate, exact_share
 
-FILE = "scan.json"
+FILE, TRIGGERS = "scan.json", "scan.safetensors"
 UNLEARNING = "unlearning"
 MENDING = 0.6  # share of the clean rows that repairs see; the others judge them
 PRICE = 0.05  # clean accuracy, in points of 1, that a repair may cost if there is a cheaper one
@@ -111,6 +112,8 @@ def mend(
 ) -> Mended:
     """Try every registered repair, and unlearning of the recovered triggers, on a scanned model.
 
+    What a stopped run had mended is taken up from `out`/hardened.
+
     Args:
         out: folder of a finished scan that called its model backdoored.
         defence: a repair by any of its names, or "unlearning"; None means all.
@@ -142,12 +145,17 @@ def mend(
         for part in order.split([round(MENDING * len(clean)), len(clean) - round(MENDING * len(clean))])
     )
     triggers = _triggers(Path(out), said, model.device)
+    about: list[str | bytes] = [loaded.digest, data.digest, (Path(out) / TRIGGERS).read_bytes(), str(seed)]
     progress.plan(list(repairs))
     effects, models, left_out = {"none": effect(model, unseen, triggers, suspect)}, {}, {}
     for name, repair in repairs.items():
         progress.start(name, name)
+        path, made = Path(out) / "hardened" / f"{name}.safetensors", digest(*about, *_versions(), name)
         try:
-            mended = repair(model, seen, triggers, rng=generator(seed, name), tick=progress.step)
+            mended = kept_weights(model, path, made)
+            if mended is None:
+                mended = repair(model, seen, triggers, rng=generator(seed, name), tick=progress.step)
+                keep_weights(mended, model, path, made)
             effects[name] = effect(mended, unseen, triggers, suspect)
             models[name] = mended
         except (NotApplicable, UsageError) as error:  # one that diverges as well: the others may do
@@ -178,6 +186,11 @@ def _unchanged(said: ScanFile, now: Mapping[str, str]) -> None:
             raise UsageError(
                 f"The {part} {name} must be as it was scanned. It has changed since: scan it again."
             )
+
+
+def _versions() -> list[str]:
+    """Name repairs with their versions: what another version made is not taken up."""
+    return [f"{UNLEARNING} 1", *(f"{entry.id} {entry.version}" for entry in entries("repair"))]
 
 
 def best(effects: Mapping[str, Effect]) -> str:
@@ -235,7 +248,7 @@ def _read(out: Path) -> ScanFile:
 def _triggers(out: Path, said: ScanFile, device: torch.device) -> list[Trigger]:
     """Read the suspect's triggers that work; the best one where none does well."""
     try:
-        tensors = load_file(out / "scan.safetensors", device=str(device))
+        tensors = load_file(out / TRIGGERS, device=str(device))
     except (OSError, SafetensorError) as error:
         raise UsageError(f"The triggers in {out / 'scan.safetensors'} cannot be read: {error}.") from None
     found: list[tuple[float, Trigger]] = []

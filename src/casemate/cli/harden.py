@@ -37,8 +37,14 @@ def command(
 
     folder = out / "hardened"
     if is_scan(out):
-        with watching() as progress:
-            mended = mend(out=out, defence=defence, seed=seed, progress=progress)
+        try:
+            with watching() as progress:
+                mended = mend(out=out, defence=defence, seed=seed, progress=progress)
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"stopped; finished repairs are kept in {folder}, but for those that prune. "
+                "The same command goes on from there."
+            ) from None
         page = mending.written(mended, folder)[0]
         _print(mended)
         print(f"Page: {page}")
