@@ -13,6 +13,8 @@ from casemate.report.model import Doubt, Gallery, Reference, Trouble, View, Word
 from casemate.report.terms import terms
 from casemate.report.verdicts import ORDER, answers, verdict_view
 
+ANEW = "models trained by the recipe for it; whether the target itself carries a backdoor, casemate scan asks"
+
 
 @dataclass(frozen=True)
 class Found:
@@ -114,6 +116,7 @@ def _facts(assessment: Assessment, results: Sequence[Result]) -> tuple[tuple[str
         ("Data", assessment.data),
         ("Accuracy without adversary", f"{clean.text} ({clean.interval}, n = {clean.n:,})" if clean else ""),
         ("Test rows attacked", f"at most {assessment.rows:,} per case{follow}"),
+        ("Poison is judged on", ANEW if trained else ""),
         ("Classes", str(assessment.classes)),
         ("Shape of one input", " x ".join(map(str, assessment.shape))),
         ("Plan", assessment.preset or assessment.title),
