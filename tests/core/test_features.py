@@ -5,11 +5,18 @@ import torch
 from torch import Tensor, nn
 
 from casemate.core.errors import NotApplicable
-from casemate.core.features import penultimate
+from casemate.core.features import MANY, penultimate
 from casemate.core.target import Classifier
 from casemate.ops.rng import generator
 
 X = torch.rand(7, 4, generator=generator(0))
+
+
+class Noisy(nn.Module):
+    """A layer that answers at random, in evaluation as well."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.rand_like(x)
 
 
 class Head(nn.Module):
@@ -57,3 +64,20 @@ def test_a_net_that_does_not_end_in_a_linear_layer_is_refused() -> None:
 
 def test_no_rows_have_no_features() -> None:
     assert len(penultimate(Classifier(Head(), 3, (4,)), X[:0])) == 0
+
+
+def test_many_rows_at_a_time_have_the_same_features_as_few() -> None:
+    net = nn.Sequential(
+        nn.Conv2d(1, 3, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(27, 6), nn.Tanh(), nn.Linear(6, 2)
+    )
+    x = torch.rand(MANY, 1, 8, 8, generator=generator(1))
+    model = Classifier(net, 2, (1, 8, 8), mean=(0.3,), std=(0.4,))
+    expected = net[:-1]((x - 0.3) / 0.4).detach()
+    torch.testing.assert_close(penultimate(model, x, batch=MANY), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(penultimate(model, x[: MANY - 1], batch=7), expected[:-1], atol=1e-5, rtol=1e-4)
+
+
+def test_features_behind_a_step_of_chance_are_not_compiled_away() -> None:
+    model = Classifier(nn.Sequential(Noisy(), nn.Linear(4, 2)), 2, (4,))
+    x = torch.zeros(MANY, 4)
+    assert not torch.equal(penultimate(model, x), penultimate(model, x))

@@ -6,13 +6,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from casemate.core.compiled import compile_forward
 from casemate.core.errors import NotApplicable
-from casemate.core.target import Classifier, laid_out, order_for, quickened
+from casemate.core.target import Classifier, Prepared, laid_out, order_for, quickened
 
 ACTIVATIONS = (nn.ReLU, nn.GELU, nn.SiLU, nn.ELU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid)
+MANY = 1000  # rows from which compiling the net costs less than it saves
 
 
-def penultimate(model: Classifier, x: Tensor, /, *, batch: int = 250) -> Tensor:
+def penultimate(model: Classifier, x: Tensor, /, *, batch: int = 125) -> Tensor:
     """Compute the input of the last linear layer for x (N, *S): features (N, D), without a graph.
 
     Args:
@@ -26,28 +28,51 @@ def penultimate(model: Classifier, x: Tensor, /, *, batch: int = 250) -> Tensor:
     Raises:
         NotApplicable: the last `nn.Linear` is not the classifying one.
     """
+    if not len(x):
+        return x.new_zeros(0, 0)
     net = copy.deepcopy(model.net).eval().requires_grad_(False)
-    order = order_for(net, tuple(x.shape[1:]))
-    net = quickened(net, order)
-    last: list[tuple[Tensor, torch.Size]] = []
+    cut = _Cut(net, _classifying(replace(model, net=net)))
+    prepared = Prepared(replace(model, net=cut, outputs="logits"))
+    if len(x) >= MANY:
+        prepared.fast = compile_forward(prepared, x[:64])
+    return torch.cat([prepared.quick(part.to(model.device)).to(x.device) for part in x.split(batch)])
 
-    def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        last[:] = [(inputs[0], output.shape)]
 
-    for layer in net.modules():
-        if isinstance(layer, nn.Linear):
-            layer.register_forward_hook(note)
-    spy = replace(model, net=net)
-    found = []
-    for part in x.split(batch):
-        logits = spy.predict(laid_out(part, order))
-        if not last or last[0][1] != logits.shape:
-            raise NotApplicable(
-                "the net does not end in a linear layer (nn.Linear), whose input would be the features"
-            )
-        found.append(last[0][0].flatten(1).to(x.device))
-        last.clear()
-    return torch.cat(found) if found else x.new_zeros(0, 0)
+class _Cut(nn.Module):
+    """A net that gives what its layer at `path` is given, (N, D)."""
+
+    def __init__(self, net: nn.Module, path: str) -> None:
+        super().__init__()
+        self.net, self.path = net, path
+
+    def forward(self, z: Tensor) -> Tensor:
+        seen: list[Tensor] = []
+        layer = self.net.get_submodule(self.path)
+        with layer.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0])):
+            self.net(z)
+        return seen[-1].flatten(1)
+
+
+def _classifying(model: Classifier) -> str:
+    """Find the linear layer that a net in evaluation mode ends in: its path."""
+    last: list[tuple[str, torch.Size]] = []
+    hooks = [
+        layer.register_forward_hook(
+            lambda layer, inputs, output, name=name: last.append((name, output.shape))
+        )
+        for name, layer in model.net.named_modules()
+        if isinstance(layer, nn.Linear)
+    ]
+    dtype = next((p.dtype for p in model.net.parameters()), None)
+    with torch.no_grad():
+        logits = model.logits(torch.zeros(1, *model.shape, dtype=dtype, device=model.device))
+    for hook in hooks:
+        hook.remove()
+    if not last or last[-1][1] != logits.shape:
+        raise NotApplicable(
+            "the net does not end in a linear layer (nn.Linear), whose input would be the features"
+        )
+    return last[-1][0]
 
 
 @dataclass(frozen=True)
@@ -113,28 +138,12 @@ def halves(model: Classifier, /, *, dropout: float = 0.0) -> Halves:
         NotApplicable: the last `nn.Linear` is not the classifying one.
     """
     net = copy.deepcopy(model.net).eval().requires_grad_(False)
-    last: list[tuple[str, torch.Size]] = []
-    hooks = [
-        layer.register_forward_hook(
-            lambda layer, inputs, output, name=name: last.append((name, output.shape))
-        )
-        for name, layer in net.named_modules()
-        if isinstance(layer, nn.Linear)
-    ]
     spy = replace(model, net=net)
-    with torch.no_grad():
-        dtype = next((p.dtype for p in net.parameters()), None)
-        logits = spy.logits(torch.zeros(1, *model.shape, dtype=dtype, device=model.device))
-    for hook in hooks:
-        hook.remove()
-    if not last or last[-1][1] != logits.shape:
-        raise NotApplicable(
-            "the net does not end in a linear layer (nn.Linear), whose input would be the features"
-        )
+    path = _classifying(spy)
     if dropout:
         _drop(net, dropout)
     order = order_for(net, model.shape)
-    return Halves(spy, last[-1][0], replace(spy, net=quickened(copy.deepcopy(net), order)), order)
+    return Halves(spy, path, replace(spy, net=quickened(copy.deepcopy(net), order)), order)
 
 
 def _drop(net: nn.Module, rate: float) -> None:
