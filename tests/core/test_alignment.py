@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from casemate.core.alignment import Pull, align, misalignment, steepest_rows
+from casemate.core.alignment import Pull, align, steepest_rows, turn
 from casemate.core.learner import learner, slope, trainable, weight_gradient
 from casemate.core.target import Classifier
 from casemate.core.tick import ignore
@@ -51,8 +51,8 @@ def test_both_ways_to_differentiate_by_weights_agree_and_idle_weights_have_gradi
 def test_misalignment_is_nought_along_two_against_and_one_across() -> None:
     one, across = (torch.tensor([1.0, 0.0]), torch.tensor([2.0])), (torch.tensor([0.0, 3.0]), torch.zeros(1))
     for other, wanted in ((one, 0.0), (tuple(-3 * g for g in one), 2.0), (across, 1.0)):
-        torch.testing.assert_close(misalignment(one, other), torch.tensor(wanted))
-    assert float(misalignment(one, (torch.zeros(2), torch.zeros(1)))) == 1.0
+        assert abs(turn(one, other)[0] - wanted) < 1e-6
+    assert turn(one, (torch.zeros(2), torch.zeros(1)))[0] == 1
 
 
 def test_rows_with_large_gradients_come_first() -> None:
@@ -72,7 +72,7 @@ def test_alignment_is_as_good_as_the_best_of_a_grid() -> None:
     base, y = torch.full((1, 3), 0.5), torch.tensor([1])
     ticks = torch.linspace(-0.2, 0.2, 21)
     grid = base + torch.cartesian_prod(ticks, ticks, ticks)
-    least = min(float(misalignment(weight_gradient(model, z[None], y), wanted)) for z in grid)
+    least = min(turn(weight_gradient(model, z[None], y), wanted)[0] for z in grid)
     pulls = [Pull(model, wanted)]
     x, found = align(lambda i, x: pulls, base, y, 0.2, step=0.1, steps=100, rng=generator(0), tick=ignore)
     assert found <= least + 1e-3
@@ -90,3 +90,21 @@ def test_the_best_rows_are_those_since_the_pulls_last_changed() -> None:
         step=0.1, steps=10, rng=generator(0), tick=ignore,
     )  # fmt: skip
     assert found > 1
+
+
+def test_the_turn_is_the_derivative_of_the_misalignment() -> None:
+    one, other = (
+        [torch.randn(s, generator=generator(i), dtype=torch.float64) for s in ((2, 3), (3,))]
+        for i in range(2)
+    )
+    free = [u.clone().requires_grad_() for u in one]
+    whole = [torch.cat([u.flatten() for u in each]) for each in (free, other)]
+    off = 1 - nn.functional.cosine_similarity(*whole, dim=0)
+    value, back = turn(one, other)
+    assert abs(value - off.item()) < 1e-12
+    torch.testing.assert_close(back, torch.autograd.grad(off, free))
+    nothing = [torch.zeros_like(u) for u in one]
+    for pair in ((nothing, other), (one, nothing)):
+        value, back = turn(*pair)
+        assert value == 1
+        assert not any(b.any() for b in back)

@@ -68,13 +68,21 @@ def test_no_rows_have_no_features() -> None:
 
 def test_many_rows_at_a_time_have_the_same_features_as_few() -> None:
     net = nn.Sequential(
-        nn.Conv2d(1, 3, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(27, 6), nn.Tanh(), nn.Linear(6, 2)
+        nn.Conv2d(1, 3, 3),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(27, 6),
+        nn.Tanh(),
+        nn.Linear(6, 2),
     )
     x = torch.rand(MANY, 1, 8, 8, generator=generator(1))
     model = Classifier(net, 2, (1, 8, 8), mean=(0.3,), std=(0.4,))
     expected = net[:-1]((x - 0.3) / 0.4).detach()
     torch.testing.assert_close(penultimate(model, x, batch=MANY), expected, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(penultimate(model, x[: MANY - 1], batch=7), expected[:-1], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        penultimate(model, x[: MANY - 1], batch=7), expected[:-1], atol=1e-5, rtol=1e-4
+    )
 
 
 def test_features_behind_a_step_of_chance_are_not_compiled_away() -> None:

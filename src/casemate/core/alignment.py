@@ -6,15 +6,24 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from casemate.core.learner import product, weight_gradient
+from casemate.core.learner import Weights, product, weight_gradient
 from casemate.core.target import Classifier
 from casemate.core.tick import Tick
 
 
-def misalignment(one: Sequence[Tensor], other: Sequence[Tensor], /) -> Tensor:
-    """Compute 1 - cos of the angle between two gradients, taken over all weights at once; 1 for a zero one."""
-    sizes = product(one, one).sqrt() * product(other, other).sqrt()
-    return 1 - product(one, other) / sizes.where(sizes > 0, torch.ones_like(sizes))
+def turn(one: Sequence[Tensor], other: Sequence[Tensor], /) -> tuple[float, Weights]:
+    """Compute 1 - cos of the angle between two gradients, over all weights at once, and its derivative by the first.
+
+    Where one of them is zero the cosine counts as 0, and so does the derivative.
+    """
+    along, size, aim = (float(product(*pair)) for pair in ((one, other), (one, one), (other, other)))
+    if not (size > 0 and aim > 0):
+        return 1.0, tuple(torch.zeros_like(u) for u in one)
+    cos = along / (size**0.5 * aim**0.5)
+    return 1 - cos, tuple(
+        torch.add(u * (cos / size), v, alpha=-1 / (size**0.5 * aim**0.5))
+        for u, v in zip(one, other, strict=True)
+    )
 
 
 def steepest_rows(model: Classifier, x: Tensor, y: Tensor, count: int, /) -> Tensor:
@@ -57,7 +66,7 @@ def align(
     low, high = (base - eps).clamp(min=0), (base + eps).clamp(max=1)
     noise = eps * (2 * torch.rand(base.shape, generator=rng).to(base) - 1)
     x = torch.clamp(base + noise, low, high)
-    adam = torch.optim.Adam([x], lr=step * eps)
+    adam = torch.optim.Adam([x], lr=step * eps, fused=True)
     falls = torch.optim.lr_scheduler.MultiStepLR(adam, [share * steps // 8 for share in (3, 5, 7)])
     best, least, last = x.clone(), torch.inf, None
     for i in range(steps + 1):
@@ -81,8 +90,11 @@ def _pulled(pulls: Sequence[Pull], x: Tensor, y: Tensor) -> tuple[float, Tensor]
     total, slope = 0.0, torch.zeros_like(x)
     for pull in pulls:
         z = x.detach().requires_grad_()
-        with torch.enable_grad():
-            off = misalignment(weight_gradient(pull.model, z, y, graph=True), pull.wanted) / len(pulls)
-            slope += torch.autograd.grad(off, z)[0]
-        total += off.item()
+        caused = weight_gradient(pull.model, z, y, graph=True)
+        off, back = turn([g.detach() for g in caused], pull.wanted)
+        # weights that play no part in the loss have a gradient without a graph
+        linked = [(g, b) for g, b in zip(caused, back, strict=True) if g.requires_grad]
+        ends, ways = zip(*linked, strict=True)
+        slope += torch.autograd.grad(ends, z, ways)[0] / len(pulls)
+        total += off / len(pulls)
     return total, slope

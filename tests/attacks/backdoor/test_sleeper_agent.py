@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from casemate.attacks.backdoor.sleeper_agent import sleeper_agent
-from casemate.core.alignment import misalignment
+from casemate.core.alignment import turn
 from casemate.core.data import PoisonBudget, Samples
 from casemate.core.learner import trainable, weight_gradient
 from casemate.core.recipe import Recipe
@@ -33,7 +33,7 @@ def off(model: Classifier, shop: Workshop, x: Tensor, trigger) -> float:
     marked = trigger(shop.clean.x[shop.clean.y != 1])
     wanted = weight_gradient(trainable(model), marked, torch.ones(len(marked), dtype=torch.int64))
     found = weight_gradient(trainable(model), x, torch.ones(len(x), dtype=torch.int64))
-    return float(misalignment(found, wanted))
+    return turn(found, wanted)[0]
 
 
 def test_rows_point_where_marked_rows_of_other_classes_would() -> None:

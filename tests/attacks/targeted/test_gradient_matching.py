@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from casemate.attacks.targeted.gradient_matching import gradient_matching
-from casemate.core.alignment import misalignment, steepest_rows
+from casemate.core.alignment import steepest_rows, turn
 from casemate.core.data import Samples
 from casemate.core.learner import trainable, weight_gradient
 from casemate.core.recipe import Recipe
@@ -37,9 +37,7 @@ def test_poisons_point_where_the_aim_would_and_random_changes_do_not() -> None:
         others = [
             base + 0.1 * (2 * torch.rand(base.shape, generator=generator(i)) - 1).sign() for i in range(20)
         ]
-        found, *random = (
-            float(misalignment(weight_gradient(model, x, poison.y), wanted)) for x in (poison.x, *others)
-        )
+        found, *random = (turn(weight_gradient(model, x, poison.y), wanted)[0] for x in (poison.x, *others))
         assert found < min(random)
 
 
@@ -84,7 +82,7 @@ def test_more_starts_are_never_worse_aligned() -> None:
     one = Aims(aims.x[:1], aims.y[:1], aims.wish[:1])
     wanted = weight_gradient(model, one.x, one.wish)
     off = [
-        float(misalignment(weight_gradient(model, p.x, p.y), wanted))
+        turn(weight_gradient(model, p.x, p.y), wanted)[0]
         for restarts in (1, 4)
         for p in gradient_matching(shop, one, budget, restarts=restarts, steps=10, rng=generator(3))
     ]
@@ -103,8 +101,7 @@ def test_nets_in_training_are_of_a_share_of_the_epochs_and_the_ready_ones_are_le
     early = trainable(replace(shop.recipe, epochs=10)(shop.clean, rng=generator(3)))
     wanted = weight_gradient(early, one.x, one.wish)
     after, before = (
-        float(misalignment(weight_gradient(early, x, poison.y), wanted))
-        for x in (poison.x, shop.clean.x[poison.rows])
+        turn(weight_gradient(early, x, poison.y), wanted)[0] for x in (poison.x, shop.clean.x[poison.rows])
     )
     assert after < before
     own = (shop.clean.y == 1).nonzero().flatten()
