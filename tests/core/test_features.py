@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from casemate.core.compiled import MANY
 from casemate.core.errors import NotApplicable
-from casemate.core.features import MANY, penultimate
+from casemate.core.features import penultimate
 from casemate.core.target import Classifier
 from casemate.ops.rng import generator
 

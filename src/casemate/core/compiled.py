@@ -13,6 +13,7 @@ from casemate.core.target import Prepared
 
 Forward = Callable[[Tensor], Tensor]
 TOLERANCE = 1e-5  # of a row's largest logit
+MANY = 1000  # rows from which compiling a net costs less than it saves
 
 
 def compile_forward(prepared: Prepared, x: Tensor, /) -> Forward | None:

@@ -6,12 +6,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from casemate.core.compiled import compile_forward
+from casemate.core.compiled import MANY, compile_forward
 from casemate.core.errors import NotApplicable
 from casemate.core.target import Classifier, Prepared, laid_out, order_for, quickened
 
 ACTIVATIONS = (nn.ReLU, nn.GELU, nn.SiLU, nn.ELU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid)
-MANY = 1000  # rows from which compiling the net costs less than it saves
 
 
 def penultimate(model: Classifier, x: Tensor, /, *, batch: int = 125) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Generator, Tensor
 
+from casemate.core.bfloat16 import bfloat16_copy
 from casemate.core.data import Poison, PoisonBudget, Samples
 from casemate.core.ensemble import mean_logits
 from casemate.core.errors import NotApplicable
@@ -89,6 +90,8 @@ def clean_label(
         match variant:
             case "adversarial":
                 model = Prepared(mean_logits(workshop.surrogates(count)))
+                # rows need to be hard, not misread for certain: what bfloat16 finds is as hard
+                model.cheap = bfloat16_copy(model, x[:64])
                 x = _hard(model, x, y, norm, eps, steps, rng, tick)
             case "generative":
                 x = _between(generator, clean, x, target, tau, rng)
@@ -107,7 +110,7 @@ def _hard(
     start = eps * (2 * torch.rand(x.shape, generator=rng).to(x) - 1)
     x_adv = project(x + start, x, norm, eps)
     for step in range(steps):
-        loss, grad = value_and_grad(lambda z: goal.loss(model.exact(z)), x_adv)
+        loss, grad = value_and_grad(lambda z: goal.loss(model.steering(z)), x_adv)
         x_adv = project(x_adv + 2.5 * eps / steps * steepest(grad, norm), x, norm, eps)
         tick(step + 1, steps, {"loss": loss.mean().item()})
     return x_adv
