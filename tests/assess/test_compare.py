@@ -208,9 +208,8 @@ def test_an_attack_that_only_one_side_tried_is_not_blamed_on_the_model(tmp_path,
         row = compare(one, two)[0]
         assert (row.before.value, row.after.value, row.change) == (0.9, 0.9, "no clear difference")
         assert row.notes == (
-            "compared on the attacks that both tried alike",
-            f"not counted {when}: evasion.apgd()",
-        )
+            "compared on the attacks that both tried alike", f"not counted {when}: evasion.apgd",
+        )  # fmt: skip
         assert run(["compare", str(one), str(two), "--fail-on", "worse"]) == 0
         line = "Gate --fail-on worse passed; not compared: Evasion-Linf by evasion.apgd {}; Evasion-L2"
         assert line.format(when) in capsys.readouterr().out

@@ -120,7 +120,7 @@ def test_other_radii_are_refused_by_name(text):
         parse_eps(text)
 
 
-@pytest.mark.parametrize("text", ["8/255", "1/255", "0.3", "2.5", "10"])
+@pytest.mark.parametrize("text", ["8/255", "1/255", "0.2", "0.3", "2.5", "10"])
 def test_radii_are_printed_as_they_are_written(text):
     assert format_eps(parse_eps(text)) == text
 

@@ -111,7 +111,9 @@ def poisoning() -> Result:
         "metrics": {"accuracy_drop": Estimate(0.021, -0.01, 0.052, 2), "accuracy": share(827, 1000)},
         "baseline": {"accuracy_drop": Estimate(0.006, -0.02, 0.032, 2)},
         "clean": {"accuracy": share(848, 1000)},
-        "flags": (Flag(code="few-victims", detail="2 victims; three or more are needed for an interval"),),
+        "flags": (
+            Flag(code="few-victims", detail="2 victims; three or more tell how much trainings differ"),
+        ),
         "spent": Spent(seconds=64.0),
     }
     return Result.model_validate(

@@ -15,6 +15,8 @@ from casemate.report.gallery import CASE_BYTES, SIDE, draw, galleries
 from casemate.report.model import Gallery
 from casemate.report.png import png
 
+PAIRS = (("gallery", "x", 0.0), ("gallery", "adv", 1.0), ("planted", "x", 0.2), ("planted", "adv", 0.4))
+
 
 def pixels(file: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(file)))
@@ -160,6 +162,26 @@ def test_evidence_without_examples_has_no_gallery_and_no_complaint(tmp_path: Pat
 
 def test_evidence_of_tables_is_drawn_as_strips(tmp_path: Path) -> None:
     store, result = stored(tmp_path, {"gallery_x": torch.zeros(2, 30), "gallery_adv": torch.ones(2, 30)})
-    (made,) = galleries(store, [result], [], ())[0].values()
+    ((made,),) = galleries(store, [result], [], ())[0].values()
     assert made.form == "strip"
     assert "the 30 values of one input" in made.note
+
+
+def test_training_rows_with_a_trigger_stand_behind_the_inputs_it_is_shown_on(tmp_path: Path) -> None:
+    x = {f"{kind}_{part}": torch.full((1, 1, 2, 2), value) for kind, part, value in PAIRS}
+    labels = {"gallery_y": 1, "gallery_pred": 0, "planted_y": 1, "planted_pred": 0}
+    store, result = stored(tmp_path, x | {name: torch.tensor([v]) for name, v in labels.items()})
+    ((shown, planted),) = galleries(store, [result], [], ("cat", "dog"))[0].values()
+    assert (shown.heading, shown.pictures[0].after) == ("", "read as cat")
+    assert (planted.heading, planted.labels) == ("Training rows with the trigger", ("original", "poisoned"))
+    assert planted.pictures[0].after == "trained as cat"
+    assert (pixels(planted.pictures[0].clean_png) == 51).all()
+
+
+def test_examples_that_do_not_fit_together_are_not_drawn(tmp_path: Path) -> None:
+    x = {f"{kind}_{part}": torch.full((1, 1, 2, 2), value) for kind, part, value in PAIRS}
+    for lost in ({"planted_x": torch.zeros(2, 1, 2, 2)}, {"gallery_adv": torch.zeros(1, 4)}):
+        store, result = stored(tmp_path, x | lost)
+        assert galleries(store, [result], [], ())[1] == {
+            result.key: "The examples in the evidence do not fit together, so they are not drawn."
+        }

@@ -3,7 +3,7 @@
 import matplotlib
 import pytest
 
-from casemate.report.charts import strip, svg
+from casemate.report.charts import span, strip, svg
 from casemate.report.model import Chart, Line, Number, VerdictView
 
 LINE = Line(
@@ -82,3 +82,21 @@ def test_numbers_that_are_no_shares_get_no_scale() -> None:
     assert strip(verdict(0.3), "s").startswith("<svg")
     assert strip(verdict(0.3, on_scale=False), "s") == ""
     assert strip(verdict(0.3, measured=None), "s") == ""
+
+
+@pytest.mark.parametrize(
+    ("shares", "ends"),
+    [
+        ([0.001, 0.05], (0.0, 0.06)),
+        ([-0.013, 0.05], (-0.02, 0.06)),
+        ([0.0, 0.0], (0.0, 0.02)),
+        ([-0.13, 0.9], (-0.2, 1.02)),
+        ([-3.0, 3.0], (-1.0, 1.02)),
+    ],
+)
+def test_small_shares_get_a_scale_of_their_own(shares: list[float], ends: tuple[float, float]) -> None:
+    assert span(shares) == pytest.approx(ends)
+
+
+def test_what_is_required_is_a_line_across() -> None:
+    assert svg(chart(level=0.5)) != svg(chart())

@@ -3,7 +3,7 @@
 import numpy as np
 from made_up import evasion, membership
 
-from casemate.assess.result import Curve, Result
+from casemate.assess.result import Curve, Result, Verdict
 from casemate.core.threat import Lp
 from casemate.report.curves import MOST_POINTS, charts
 
@@ -56,3 +56,17 @@ def test_points_that_are_not_numbers_are_left_out() -> None:
     result = roc([0.0, float("nan"), 1.0], [0.0, 0.5, 1.0])
     (chart,) = charts([result], [], {result.key: "loss"})
     assert chart.lines[0].x == (0.0, 1.0)
+
+
+def test_the_curve_of_a_verdict_is_in_words_and_has_the_bound() -> None:
+    curve = Curve(x=[0.01, 0.03], y=[0.2, 0.9], x_label="share of the rows", y_label="attack success")
+    verdict = Verdict(
+        threat="t", title="T", family="backdoor", outcome="falls", why="", metric="attack_success",
+        requirement="attack success at most 10%", curves={"badnets": curve},
+    )  # fmt: skip
+    (made,) = charts([], [verdict], {})
+    assert (made.y_label, made.level) == ("inputs given the class wished for", 0.1)
+    assert "at most 10%" in made.caption
+    other = curve.model_copy(update={"y_label": "accuracy"})
+    (made,) = charts([], [verdict.model_copy(update={"curves": {"badnets": other}})], {})
+    assert (made.y_label, made.level) == ("accuracy", None)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from casemate.assess.result import Assessment, Result, Verdict
 from casemate.assess.store import Store
 from casemate.assess.worst import robust_accuracy
+from casemate.core.errors import UnknownMethod
+from casemate.core.registry import find
 from casemate.ops.stats import Estimate
 
 # every other metric is the safer the higher it is
@@ -54,9 +56,12 @@ def alike(v: Verdict, w: Verdict, old: Side, new: Side) -> Alike:
     ]
     if cut[0] is None or cut[1] is None:
         return Alike(v, w, notes, different="no attack was tried alike by both")
-    more = [(when, sorted(mine - both)) for when, mine in zip(("before", "after"), own, strict=True)]
-    told = [f"not counted {when}: {'; '.join(names)}" for when, names in more if names]
-    beyond = tuple(f"{name.partition('(')[0]} {when}" for when, names in more for name in names)
+    more = [
+        (when, {described(r): r for r in tried if described(r) not in both})
+        for when, tried in (("before", before), ("after", after))
+    ]
+    told = [f"not counted {when}: {'; '.join(map(_called, left.values()))}" for when, left in more if left]
+    beyond = tuple(f"{r.case.method} {when}" for when, left in more for r in left.values())
     return Alike(
         cut[0],
         cut[1],
@@ -69,6 +74,15 @@ def described(result: Result) -> str:
     """Name an attack with its parameters."""
     params = ", ".join(f"{name}={value}" for name, value in sorted(result.case.params.items()))
     return f"{result.case.method}({params})"
+
+
+def _called(result: Result) -> str:
+    """Name an attack with those of its parameters that are not at their defaults."""
+    try:
+        special = find(result.case.method).unusual(result.case.params)
+    except UnknownMethod:  # of an assessment that was made elsewhere
+        return described(result)
+    return ", ".join([result.case.method, *(f"{name} {value}" for name, value in special.items())])
 
 
 def _separable(both: set[str], *sides: list[Result]) -> set[str]:

@@ -12,7 +12,6 @@ from casemate.assess.result import Requirement
 from casemate.assess.surrogates import known
 from casemate.core.adaptive import Hooks
 from casemate.core.budget import Budget
-from casemate.core.data import PoisonBudget
 from casemate.core.errors import UsageError
 from casemate.core.pasting import Pasting
 from casemate.core.physical import Print, Sticker
@@ -199,11 +198,18 @@ def read_plan(path: Path | str) -> Plan:
         plan = Plan.model_validate({"name": Path(path).stem, **raw})
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
         wrong = "no such setting" if first["type"] == "extra_forbidden" else first["msg"].lower()
-        raise UsageError(f"The plan {path}, at '{where}': {wrong}.") from None
+        raise UsageError(f"The plan {path}, at {_place(first['loc'], threats)}: {wrong}.") from None
     check(plan)
     return plan
+
+
+def _place(loc: tuple[int | str, ...], threats: Any) -> str:
+    """Name a place in a plan, a threat by its id where it has one."""
+    match loc:
+        case ("threats", int(i), *rest) if isinstance(threats[i], dict) and threats[i].get("id"):
+            return f"'{'.'.join(map(str, rest))}' of '{threats[i]['id']}'"
+    return f"'{'.'.join(map(str, loc))}'"
 
 
 def _beside(plan: Path, name: str) -> Any:
@@ -248,7 +254,11 @@ def check(plan: Plan) -> None:
         if threat.family in ("poisoning", "backdoor") and not threat.rates:
             raise UsageError(f"The threat '{threat.id}' needs 'rates', shares of the training rows.")
         for rate in threat.rates:
-            PoisonBudget(rate)
+            if not 0 <= rate <= 1:
+                hint = f"; did you mean {rate / 100:g}?" if 1 < rate <= 100 else "."
+                raise UsageError(
+                    f"The 'rates' of '{threat.id}' must be in [0, 1], shares of the training rows. Got {rate:g}{hint}"
+                )
         if threat.family in ("poisoning", "backdoor") and threat.rows is not None:
             raise UsageError(
                 f"The threat '{threat.id}' must not have 'rows', which poisoning and backdoors do not follow: they "
@@ -271,7 +281,10 @@ def check(plan: Plan) -> None:
                 f"{threat.family} and has {' and '.join(given) or 'none'}."
             )
         if threat.family in ("evasion", "universal", "physical"):
-            threat.budget((1, 28, 28))
+            try:
+                threat.budget((1, 28, 28))
+            except UsageError as error:
+                raise UsageError(f"In '{threat.id}': {error}") from None
 
 
 def _check_requirement(threat: Threat) -> None:

@@ -98,6 +98,11 @@ class Entry:
         """Families of the attacks that a defence answers; none for an attack."""
         return self.against or ANSWERS.get(self.family, ())
 
+    def unusual(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Pick the parameters that are not at their defaults."""
+        fields = self.params.model_fields
+        return {k: v for k, v in params.items() if k not in fields or fields[k].default != v}
+
     def validate(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Check parameters and fill in defaults; raises UsageError naming what is wrong.
 

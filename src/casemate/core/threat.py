@@ -289,8 +289,10 @@ def parse_eps(value: float | str) -> float:
 
 
 def format_eps(eps: float) -> str:
-    """Write a radius as people read it: n/255 where it is one, else a short decimal."""
+    """Write a radius as people read it: a short decimal, or n/255 where it is one."""
     levels = eps * 255
+    if eps == round(eps, 2):
+        return f"{eps:g}"
     if 0 < eps <= 1 and abs(levels - round(levels)) < 1e-6 and round(levels) <= 64:
         return f"{round(levels)}/255"
     return f"{eps:g}"

@@ -52,16 +52,12 @@ def labels(results: Sequence[Result], entries: Mapping[str, Entry]) -> dict[str,
 
 def _label(case: Case, entry: Entry | None) -> str:
     name = case.method.partition(".")[2] or case.method
-    parts = [f"{k} {words.setting(v)}" for k, v in case.params.items() if entry and _unusual(entry, k, v)]
+    special = entry.unusual(case.params) if entry else {}
+    parts = [f"{k} {words.setting(v)}" for k, v in special.items()]
     if case.rate is not None:
         parts.append(f"{100 * case.rate:g}% of rows")
     parts += [f"against {d.partition('.')[2] or d}" for d in case.defences]
     return name.replace("_", " ") + (f", {', '.join(parts)}" if parts else "")
-
-
-def _unusual(entry: Entry, name: str, value: object) -> bool:
-    field = entry.params.model_fields.get(name)
-    return field is None or field.default != value
 
 
 def case_view(
@@ -69,7 +65,7 @@ def case_view(
     entry: Entry | None,
     names: Mapping[str, str],
     common: Provenance | None,
-    gallery: Gallery | None,
+    drawn: Sequence[Gallery],
     gallery_note: str,
 ) -> CaseView:
     """Show one result; `common` is the provenance that need not be repeated."""
@@ -100,7 +96,7 @@ def case_view(
         notes=tuple((k.replace("_", " ").capitalize(), words.setting(v)) for k, v in result.notes.items()),
         evidence=result.evidence,
         provenance=_differences(result.provenance, common),
-        gallery=gallery,
+        galleries=tuple(drawn),
         gallery_note=gallery_note,
     )
 

@@ -4,7 +4,7 @@ import io
 import math
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ VARIABLES = {INK: "--ink", SOFT: "--soft", GRID: "--grid", LINE: "--line"} | {
     colour: f"--s{i}" for i, colour in enumerate(SERIES, 1)
 }
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (3, 1.5)), (0, (8, 2)))
+SMALL = 0.3  # highest share up to which an axis ends above it instead of at 100%
 MARKERS = ("o", "s", "^", "D", "v", "P")
 _LOCK = threading.Lock()  # matplotlib's settings are global while a picture is written
 
@@ -48,6 +49,8 @@ def _draw(figure: "Figure", chart: Chart, legend: bool) -> None:
             chart.mark_name, (chart.mark, 1), (0, 2), xycoords=("data", "axes fraction"),
             textcoords="offset points", ha="center", va="bottom", fontsize=8, color=SOFT,
         )  # fmt: skip
+    if chart.level is not None:
+        axes.axhline(chart.level, color=INK, lw=1, ls=":")
     if chart.log:
         _log_axes(axes, chart)
     else:
@@ -98,13 +101,21 @@ def _floor(chart: Chart) -> float:
 
 def _plain_axes(axes: "Axes", chart: Chart) -> None:
     if chart.y_unit == "share":
-        lowest = min((v for line in chart.lines for v in (*line.y, *line.low)), default=0.0)
-        axes.set_ylim(min(0.0, math.floor(10 * max(lowest, -1.0)) / 10), 1.02)
-        axes.yaxis.set_major_formatter(lambda v, _: f"{100 * v:.0f}%")
+        shown = [v for line in chart.lines for v in (*line.y, *line.low, *line.high)] + [chart.level or 0.0]
+        axes.set_ylim(*span(shown))
+        axes.yaxis.set_major_formatter(lambda v, _: f"{100 * v:.3g}%")
     if chart.x_unit == "share":
         axes.xaxis.set_major_formatter(lambda v, _: f"{100 * v:g}%")
     axes.locator_params(axis="x", nbins=6)
     axes.set_xlim(left=0)
+
+
+def span(shares: Sequence[float]) -> tuple[float, float]:
+    """Choose the ends of an axis of shares: effects of a few points would lie flat on a scale of all hundred."""
+    lowest, highest = max(min(shares), -1.0), min(max(shares), 1.0)
+    if highest > SMALL:
+        return min(0.0, math.floor(10 * lowest) / 10), 1.02
+    return min(0.0, math.floor(50 * lowest) / 50), math.ceil(50 * highest + 0.1) / 50
 
 
 def _log_axes(axes: "Axes", chart: Chart) -> None:

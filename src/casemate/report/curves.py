@@ -10,6 +10,7 @@ from casemate.assess.result import Curve, Result, Verdict
 from casemate.core.threat import Lp, format_eps
 from casemate.report import words
 from casemate.report.model import Chart, Line
+from casemate.report.verdicts import bound
 
 T = TypeVar("T")
 MOST_LINES = 6  # what can be told apart by colour and dash together
@@ -109,21 +110,28 @@ def _verdict_chart(verdict: Verdict, named: Sequence[tuple[str, Curve]]) -> Char
     """Draw the curves of a verdict, which share their axes."""
     curve = named[0][1]
     lines = tuple(_line(name, c) for name, c in named)
+    kind = words.metric(verdict.metric)
+    own = curve.y_label == verdict.metric.replace("_", " ")
+    y_label = f"{kind.title[:1].lower()}{kind.title[1:]}" if own else curve.y_label
+    level, at_least = bound(verdict.requirement) if own else (None, False)
+    asked = f"at {'least' if at_least else 'most'} {100 * (level or 0):g}%"
     rows = _table("", "", lines, curve)
     x_unit, y_unit = _units("", curve)
     return Chart(
         id="",
         family=verdict.family,
-        title=f"{verdict.title}: {curve.y_label}",
-        caption="The shaded band is the 95% interval.",
+        title=f"{verdict.title}: {y_label}",
+        caption="The shaded band is the 95% interval"
+        + (f"; the dotted line marks what is required, {asked}." if level is not None else "."),
         alt=_alt(lines, rows),
         x_label=curve.x_label,
-        y_label=curve.y_label,
+        y_label=y_label,
         x_unit=x_unit,
         y_unit=y_unit,
         lines=lines,
         log=curve.log,
-        columns=("Curve", curve.x_label, curve.y_label, "95% interval"),
+        level=level,
+        columns=("Curve", curve.x_label, y_label, "95% interval"),
         rows=rows,
     )
 

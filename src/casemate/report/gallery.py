@@ -23,7 +23,8 @@ MOST = 8  # examples per case
 SIDE = 96  # longest side of a picture in pixels; larger inputs are averaged down
 CASE_BYTES, REPORT_BYTES = 120_000, 600_000
 NICE = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
-FIELDS = ("gallery_x", "gallery_adv", "gallery_y", "gallery_pred")
+KINDS = ("gallery", "planted")  # what was attacked, and the training rows that a trigger was planted in
+FIELDS = tuple(f"{kind}_{part}" for kind in KINDS for part in ("x", "adv", "y", "pred"))
 LABELS = {
     "evasion": ("clean", "adversarial"),
     "universal": ("clean", "with the universal change"),
@@ -38,7 +39,7 @@ LABELS = {
 
 def galleries(
     store: Store, results: Sequence[Result], first: Sequence[str], names: Sequence[str]
-) -> tuple[dict[str, Gallery], dict[str, str]]:
+) -> tuple[dict[str, tuple[Gallery, ...]], dict[str, str]]:
     """Draw the examples of all results until the report is large enough.
 
     Args:
@@ -50,7 +51,7 @@ def galleries(
     Returns:
         Galleries by key, and by key the reasons why there is none where one was to be expected.
     """
-    found: dict[str, Gallery] = {}
+    found: dict[str, tuple[Gallery, ...]] = {}
     missing: dict[str, str] = {}
     size = 0
     for result in sorted(results, key=lambda r: r.key not in first):
@@ -66,12 +67,15 @@ def galleries(
                 "Pictures are left out to keep the report small; they are in the evidence file."
             )
             continue
-        drawn = draw(result, arrays, names)
-        if isinstance(drawn, str):
-            missing[result.key] = drawn
-            continue
-        found[result.key] = drawn
-        size += sum(len(p.clean_png) + len(p.changed_png) + len(p.difference_png) for p in drawn.pictures)
+        drawn = [draw(result, arrays, names, kind) for kind in KINDS if len(arrays.get(f"{kind}_x", ()))]
+        kept = tuple(made for made in drawn if not isinstance(made, str))
+        if kept:
+            found[result.key] = kept
+        else:
+            missing[result.key] = next(made for made in drawn if isinstance(made, str))
+        size += sum(
+            len(p.clean_png) + len(p.changed_png) + len(p.difference_png) for g in kept for p in g.pictures
+        )
     return found, missing
 
 
@@ -89,14 +93,24 @@ def read(store: Store, result: Result) -> tuple[dict[str, np.ndarray], str]:
             return {}, f"The evidence file {path.name} is damaged."
     if not {"gallery_x", "gallery_adv"} <= set(found):
         return {}, ""
-    if found["gallery_x"].shape != found["gallery_adv"].shape:
+    pairs = [
+        [found[f"{kind}_{part}"].shape for part in ("x", "adv") if f"{kind}_{part}" in found]
+        for kind in KINDS
+    ]
+    if any(shapes and (len(shapes) < 2 or shapes[0] != shapes[1]) for shapes in pairs):
         return {}, "The examples in the evidence do not fit together, so they are not drawn."
     return found, ""
 
 
-def draw(result: Result, arrays: Mapping[str, np.ndarray], names: Sequence[str]) -> Gallery | str:
+def draw(
+    result: Result, arrays: Mapping[str, np.ndarray], names: Sequence[str], kind: str = "gallery"
+) -> Gallery | str:
     """Draw the examples of one case; says why where inputs of this shape cannot be drawn."""
-    before, after = (arrays[name].astype(np.float64) for name in ("gallery_x", "gallery_adv"))
+    before, after, true, given = (arrays.get(f"{kind}_{part}") for part in ("x", "adv", "y", "pred"))
+    assert before is not None
+    assert after is not None
+    before, after = before.astype(np.float64), after.astype(np.float64)
+    trained = kind == "planted" or result.case.family in ("poisoning", "targeted")
     if not 2 <= before.ndim <= 4:
         shape = " x ".join(map(str, before.shape[1:])) or "none"
         return f"Inputs of shape {shape} are not drawn."
@@ -109,14 +123,16 @@ def draw(result: Result, arrays: Mapping[str, np.ndarray], names: Sequence[str])
     return Gallery(
         key=result.key,
         form="strip" if before.ndim == 2 else "image",
-        labels=LABELS.get(result.case.family, ("before", "after")),
+        heading="Training rows with the trigger" if kind == "planted" else "",
+        labels=LABELS.get("poisoning" if kind == "planted" else result.case.family, ("before", "after")),
         width=layers[0].shape[2],
         height=layers[0].shape[1],
-        note=_note(result.case.family, before.shape[1:], block, bool(change.any())),
+        note=_note(trained and result.case.family != "targeted", before.shape[1:], block, bool(change.any())),
         changed=bool(change.any()),
         pictures=tuple(
             Picture(
-                **_told(result.case, arrays, change, i, names),
+                **_told(_class(true, i, names), _class(given, i, names), trained),
+                size=_moved(result.case, change[i]),
                 difference=f"difference \u00d7{factors[i]}" if factors[i] > 1 else "difference",
                 clean_png=png(layers[0][i]),
                 changed_png=png(layers[1][i]),
@@ -159,11 +175,11 @@ def to_pixels(values: np.ndarray, block: tuple[int, int]) -> np.ndarray:
     return levels
 
 
-def _note(family: str, shape: tuple[int, ...], block: tuple[int, int], changed: bool) -> str:
+def _note(relabelled: bool, shape: tuple[int, ...], block: tuple[int, int], changed: bool) -> str:
     if changed:
         parts = ["Differences are drawn as many times stronger as they say; mid-grey means unchanged."]
     else:
-        labels = "; their labels were changed." if family == "poisoning" else "."
+        labels = "; their labels were changed." if relabelled else "."
         parts = [f"The inputs are as they were{labels}"]
     if len(shape) == 1:
         parts.append(f"Each strip holds the {shape[0]} values of one input, from dark (0) to bright (1).")
@@ -174,29 +190,25 @@ def _note(family: str, shape: tuple[int, ...], block: tuple[int, int], changed: 
     return " ".join(parts)
 
 
-def _told(
-    case: Case, arrays: Mapping[str, np.ndarray], change: np.ndarray, i: int, names: Sequence[str]
-) -> dict[str, Any]:
-    """Say what an example was, what became of it and how far it was moved."""
-    true, given = (_class(arrays.get(name), i, names) for name in ("gallery_y", "gallery_pred"))
+def _told(true: str, given: str, trained: bool) -> dict[str, Any]:
+    """Say what an example was and what became of it."""
     changed = true != given
-    if case.family in ("poisoning", "targeted"):
+    if trained:
         after = f"trained as {given}" if changed else "label kept"
     else:
         after = f"read as {given}" if changed else f"still read as {given}"
-    size = ""
-    if isinstance(case.budget, Lp | Print):
-        norm = case.budget.norm
-        moved = float(norms.size(torch.from_numpy(change[i : i + 1]), norm))
-        level = round(255 * moved) / 255
-        on_grid = norm == "linf" and abs(moved - level) < 1e-6
-        size = f"{words.NORMS[norm]} {format_eps(level) if on_grid else f'{moved:.3g}'}"
-    return {
-        "before": true or "class unknown",
-        "after": after if given else "",
-        "changed": changed,
-        "size": size,
-    }
+    return {"before": true or "class unknown", "after": after if given else "", "changed": changed}
+
+
+def _moved(case: Case, change: np.ndarray) -> str:
+    """Say how far an example was moved, where the budget has a norm."""
+    if not isinstance(case.budget, Lp | Print):
+        return ""
+    norm = case.budget.norm
+    moved = float(norms.size(torch.from_numpy(change[None]), norm))
+    level = round(255 * moved) / 255
+    on_grid = norm == "linf" and abs(moved - level) < 1e-6
+    return f"{words.NORMS[norm]} {format_eps(level) if on_grid else f'{moved:.3g}'}"
 
 
 def _class(labels: np.ndarray | None, i: int, names: Sequence[str]) -> str:

@@ -138,11 +138,14 @@ class Picture(_Frozen):
 class Gallery(_Frozen):
     """Examples of one case. `form` is "image" or "strip"; `labels` name the inputs before and after.
 
+    `heading` is for those that need one beside the others of their case.
+
     `width` and `height` are those of one picture in pixels, `note` says how they were drawn;
     `changed` is false where only labels differ, so that one picture per example is enough.
     """
 
     key: str
+    heading: str = ""
     form: str
     labels: tuple[str, str]
     width: int
@@ -178,7 +181,7 @@ class CaseView(_Frozen):
     notes: tuple[tuple[str, str], ...]
     evidence: tuple[str, ...]
     provenance: tuple[tuple[str, str], ...]
-    gallery: Gallery | None = None
+    galleries: tuple[Gallery, ...] = ()
     gallery_note: str = ""
 
 
@@ -197,7 +200,8 @@ class Chart(_Frozen):
     """Curves on common axes.
 
     `log` puts both axes on a logarithmic scale, `diagonal` draws chance, `mark` a vertical line at
-    the budget. `columns` and `rows` are the table of values beside the picture.
+    the budget, `level` a horizontal one at what is required. `columns` and `rows` are the table of values
+    beside the picture.
     """
 
     id: str
@@ -214,6 +218,7 @@ class Chart(_Frozen):
     diagonal: bool = False
     mark: float | None = None
     mark_name: str = ""
+    level: float | None = None
     columns: tuple[str, ...] = ()
     rows: tuple[tuple[str, ...], ...] = ()
 

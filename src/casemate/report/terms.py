@@ -31,7 +31,8 @@ TERMS = (
         "Random baseline",
         "What an adversary achieves who spends the same budget at random. "
         "An attack that does no better than this has shown nothing. "
-        "For a trigger it is what the trigger does to models that were never poisoned.",
+        "For a trigger it is what the trigger does to models that were never poisoned, for wrong labels what it "
+        "costs to train without those rows, and for touched-up rows what changes of their size at random do.",
     ),
     Term("Clean", "The same model without any adversary."),
     Term("Requirement", "What must hold for the model to pass. Whoever orders the assessment sets it."),

@@ -21,11 +21,16 @@ KNOWN = {
     "decisions": "decisions only (black box)",
 }
 
+SUPPLIED = {
+    "training data": "supplies part of the training data",
+    "training data and models of their own": "supplies part of the training data and trains models of their own",
+}
+
 
 def verdict_view(verdict: Verdict, results: Mapping[str, Result], names: Mapping[str, str]) -> VerdictView:
     """Show one verdict."""
     word, symbol = words.OUTCOMES[verdict.outcome]
-    bound, at_least = _bound(verdict.requirement)
+    limit, at_least = bound(verdict.requirement)
     comparable = _comparable(verdict, results)
     tried = tuple(_tried(key, results.get(key), names) for key in verdict.tried)
     return VerdictView(
@@ -43,8 +48,8 @@ def verdict_view(verdict: Verdict, results: Mapping[str, Result], names: Mapping
         clean=_clean(verdict, comparable),
         clean_title=_clean_title(verdict, comparable),
         on_scale=_on_scale(verdict, comparable),
-        requirement=_requirement(verdict, bound, at_least),
-        bound=bound,
+        requirement=_requirement(verdict, limit, at_least),
+        bound=limit,
         at_least=at_least,
         budget=_budget(verdict, results),
         access=_access(verdict.access),
@@ -79,11 +84,7 @@ def _access(text: str) -> str:
     """Write access levels such as "gradients, scores" as people read them."""
     parts = [part for part in text.split(", ") if part]
     used = [KNOWN[part] for part in parts if part in KNOWN]
-    other = [
-        "supplies part of the training data" if part == "training data" else part
-        for part in parts
-        if part not in KNOWN
-    ]
+    other = [SUPPLIED.get(part, part) for part in parts if part not in KNOWN]
     return _and([f"uses {_and(used)}", *other] if used else other)
 
 
@@ -124,16 +125,17 @@ def _stem(verdict: Verdict) -> str:
     return f"{head}?" if head in {question for question, _ in QUESTIONS} else ""
 
 
-def _bound(requirement: str) -> tuple[float | None, bool]:
+def bound(requirement: str) -> tuple[float | None, bool]:
+    """Read the share that is required, and whether at least as much is."""
     found = re.search(r"at (least|most) ([\d.]+)%", requirement)
     return (float(found[2]) / 100, found[1] == "least") if found else (None, False)
 
 
-def _requirement(verdict: Verdict, bound: float | None, at_least: bool) -> str:
-    if bound is None:
+def _requirement(verdict: Verdict, limit: float | None, at_least: bool) -> str:
+    if limit is None:
         return verdict.requirement
     unit = " points" if words.metric(verdict.metric).unit == "points" else "%"
-    return f"{'at least' if at_least else 'at most'} {100 * bound:g}{unit}"
+    return f"{'at least' if at_least else 'at most'} {100 * limit:g}{unit}"
 
 
 def _budget(verdict: Verdict, results: Mapping[str, Result]) -> str:
@@ -144,7 +146,18 @@ def _budget(verdict: Verdict, results: Mapping[str, Result]) -> str:
     for norm, name in words.NORMS.items():
         if verdict.budget.startswith(norm):
             return name + verdict.budget.removeprefix(norm)
-    return f"may change {verdict.budget}" if verdict.budget.endswith("training rows") else verdict.budget
+    if not verdict.budget.endswith("training rows"):
+        return verdict.budget
+    return f"may change {verdict.budget}{_in_rows([results[key] for key in verdict.tried if key in results])}"
+
+
+def _in_rows(tried: Sequence[Result]) -> str:
+    """Say how many rows the poisons of a threat changed, where all had as many to choose from."""
+    sizes = {r.notes["training_rows"] for r in tried if "training_rows" in r.notes}
+    if len(sizes) != 1:
+        return ""
+    counts = sorted({int(r.notes["poisoned_rows"]) for r in tried if "poisoned_rows" in r.notes})
+    return f": {', '.join(f'{n:,}' for n in counts)} of {int(sizes.pop()):,}"
 
 
 def answers(verdicts: Sequence[VerdictView], raw: Sequence[Verdict]) -> tuple[Answer, ...]:

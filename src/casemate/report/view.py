@@ -28,7 +28,7 @@ class Found:
     assessment: Assessment
     results: Sequence[Result]
     lost: Sequence[tuple[str, str]] = ()
-    galleries: Mapping[str, Gallery] = field(default_factory=dict)
+    galleries: Mapping[str, Sequence[Gallery]] = field(default_factory=dict)
     undrawn: Mapping[str, str] = field(default_factory=dict)
     before: Assessment | None = None
     after: str = ""
@@ -55,7 +55,7 @@ def view(found: Found, entries: Mapping[str, Entry]) -> View:
         cases=tuple(
             case_view(
                 r, entries.get(r.case.method), names, assessment.provenance,
-                found.galleries.get(r.key), found.undrawn.get(r.key, ""),
+                found.galleries.get(r.key, ()), found.undrawn.get(r.key, ""),
             )
             for r in results
         ),

@@ -213,7 +213,8 @@ def setting(value: object) -> str:
         case bool():
             return "yes" if value else "no"
         case float():
-            return f"{value:.6g}"
+            short = format_eps(value)
+            return short if short.endswith("/255") else f"{value:.6g}"
         case _:
             return str(value)
 

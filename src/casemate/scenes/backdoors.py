@@ -123,13 +123,14 @@ SCENES: dict[str, Scene] = {
         steps=250,
     ),
     # two classes and a net without convolutions: with ten classes and convolutions 2% of the rows changed by
-    # 32/255 steered less than 1%, though gradients were matched to a cosine of 0.9
+    # 32/255 steered less than 1%, though gradients were matched to a cosine of 0.9. The paper's steps and retrainings
+    # gave 91 to 95% on seeds 13 to 18; 100 and 2 gave 87 to 93%, and on seed 2 81 or 78% by how sums are rounded
     "backdoor.sleeper_agent": TrainingScene(
         title="2% of the rows of two classes, changed by 16/255 with right labels, for a patch that they do not show",
         bar=Bar("attack_success", at_least=0.8, gap=0.3),
         recipe=pair_recipe,
         data=pullovers_and_shirts,
         rate=0.02,
-        params={"target": 1, "patch": 7, "steps": 100, "retrainings": 2},
+        params={"target": 1, "patch": 7},
     ),
 }

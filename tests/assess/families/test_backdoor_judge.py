@@ -88,4 +88,5 @@ def test_one_tenth_everywhere_is_twenty_decibels() -> None:
     """-10 log10(0.1^2) = 20, and 0.1 is 25.5 levels."""
     clean = Samples(torch.zeros(3, 1, 2, 2), torch.tensor([0, 1, 1]), 2)
     poison = Poison(torch.tensor([1]), torch.full((1, 1, 2, 2), 0.1), torch.tensor([0]), Added(clean.x[0]), 0)
-    assert _visibility(poison, clean) == {"poisoned_rows": 1, "psnr_db": 20.0, "linf_levels": 25.5}
+    seen = {"poisoned_rows": 1, "training_rows": 3, "psnr_db": 20.0, "linf_levels": 25.5}
+    assert _visibility(poison, clean) == seen

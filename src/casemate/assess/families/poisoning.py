@@ -312,7 +312,7 @@ def _availability(case: Case, victims: Victims, train: Samples, test: Samples) -
         flags=_few_victims(case.repeats),
         tensors=_pictures(poison, train),
         spent=Spent(),
-        notes={"poisoned_rows": len(poison.rows), "victims": case.repeats},
+        notes={"poisoned_rows": len(poison.rows), "training_rows": len(train), "victims": case.repeats},
     )
 
 
@@ -338,7 +338,7 @@ def _backdoor(case: Case, victims: Victims, train: Samples | None, test: Samples
         baseline={"attack_success": over_victims(false, n)},
         clean={"accuracy": over_victims(clean_accuracy, len(test)), "attack_success": over_victims(false, n)},
         flags=_few_victims(len(victims.poisoned)) + _broken_victims(poisoned_accuracy, clean_accuracy),
-        tensors=_triggered(victims, test),
+        tensors=_triggered(victims, test) | _planted(victims.poisons[0], train),
         notes={
             **_visibility(victims.poisons[0], train),
             "victims": len(victims.poisoned),
@@ -355,6 +355,7 @@ def _visibility(poison: Poison | Trojan, train: Samples | None) -> dict[str, obj
     power = float(delta.square().mean())
     return {
         "poisoned_rows": len(poison.rows),
+        "training_rows": len(train),
         "psnr_db": round(-10 * math.log10(power), 2) if power > 0 else math.inf,
         "linf_levels": round(255 * float(delta.abs().max()), 2) if delta.numel() else 0.0,
     }
@@ -377,7 +378,9 @@ def hits(model: Classifier, rows: Samples, poison: Poison | Trojan) -> float:
 def _few_victims(count: int) -> tuple[Flag, ...]:
     if count >= 3:
         return ()
-    return (Flag(code="few-victims", detail=f"{count} victims; three or more are needed for an interval"),)
+    return (
+        Flag(code="few-victims", detail=f"{count} victims; three or more tell how much trainings differ"),
+    )
 
 
 def _broken_victims(poisoned: Sequence[float], clean: Sequence[float]) -> tuple[Flag, ...]:
@@ -391,14 +394,20 @@ def _broken_victims(poisoned: Sequence[float], clean: Sequence[float]) -> tuple[
     return (Flag(code="broken-victims", detail=detail),)
 
 
-def _pictures(poison: Poison, train: Samples) -> dict[str, Tensor]:
+def _pictures(poison: Poison, train: Samples, kind: str = "gallery") -> dict[str, Tensor]:
     show = poison.rows[:GALLERY]
     return {
-        "gallery_x": train.x[show],
-        "gallery_adv": poison.x[:GALLERY],
-        "gallery_y": train.y[show],
-        "gallery_pred": poison.y[:GALLERY],
+        f"{kind}_x": train.x[show],
+        f"{kind}_adv": poison.x[:GALLERY],
+        f"{kind}_y": train.y[show],
+        f"{kind}_pred": poison.y[:GALLERY],
     }
+
+
+def _planted(poison: Poison | Trojan, train: Samples | None) -> dict[str, Tensor]:
+    if train is None or isinstance(poison, Trojan):
+        return {}
+    return _pictures(poison, train, "planted")
 
 
 def _triggered(victims: Victims, test: Samples) -> dict[str, Tensor]:

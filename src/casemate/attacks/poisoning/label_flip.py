@@ -20,7 +20,7 @@ BIGGIO = Paper(
 Labels = Literal["each its own", "one for all"]
 
 
-@poisoning(papers=(BIGGIO,), known_as=("random label flips", "label noise"), version=2)
+@poisoning(papers=(BIGGIO,), known_as=("random label flips", "label flipping", "label noise"), version=2)
 def label_flip(
     clean: Samples,
     budget: PoisonBudget,
