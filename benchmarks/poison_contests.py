@@ -35,7 +35,7 @@ class Sizes:
     sources: int = 500
     pgd: int = 30
     rows: int = 5000  # to train on
-    turns: int = 2
+    turns: int = 3
 
 
 TINY = Sizes(aims=2, steps=4, matching=5, sleeper=4, retrainings=1, sources=50, pgd=3, rows=1000, turns=1)
@@ -67,7 +67,8 @@ def gradient_matching(sizes: Sizes) -> list[Round]:
     """Gradient matching: nets that learn pullovers and shirts from nothing, one for each aim."""
     tasks = [replace(t, aims=_aims(t, sizes.aims)) for t in _pair_tasks(sizes, 38 / 255, sizes.matching)]
     entrants = [
-        Entrant("casemate", ours.targeted("gradient_matching")), Entrant("ART", art.gradient_matching),
+        Entrant("casemate", ours.targeted("gradient_matching", choice="hardest", trained=0.15)),
+        Entrant("casemate, as in the paper", ours.targeted("gradient_matching"), own=True), Entrant("ART", art.gradient_matching),
         Entrant("its authors", witches.gradient_matching), _noise(),
     ]  # fmt: skip
     title = f"gradient matching, {sizes.aims} aims, 20 of 1,000 rows within 38/255, {sizes.matching} steps"

@@ -70,11 +70,12 @@ Judge = Callable[[Task, Any], Counts]
 
 @dataclass(frozen=True)
 class Entrant:
-    """One library's method; a `baseline` is judged and not timed."""
+    """One library's method; a `baseline` is judged and not timed, and what is our `own` is no rival."""
 
     name: str
     run: Run
     baseline: bool = False
+    own: bool = False
 
 
 @dataclass
@@ -83,6 +84,7 @@ class Score:
 
     name: str
     baseline: bool = False
+    ours: bool = False
     seconds: float = math.inf
     counts: list[Counts] = field(default_factory=list)
     skipped: str = ""
@@ -117,12 +119,12 @@ class Round:
     @property
     def rivals(self) -> list[Score]:
         """Scores of the peers that ran."""
-        return [s for s in self.scores[1:] if not s.skipped and not s.baseline]
+        return [s for s in self.scores[1:] if not (s.skipped or s.baseline or s.ours)]
 
 
 def hold(tasks: Sequence[Task], entrants: Sequence[Entrant], judge: Judge) -> list[Score]:
     """Let entrants take turns, a task each time, in another order each time; the least process CPU counts."""
-    scores = [Score(entrant.name, entrant.baseline) for entrant in entrants]
+    scores = [Score(entrant.name, entrant.baseline, entrant.own) for entrant in entrants]
     for turn, task in enumerate(tasks):
         for i in range(len(entrants)):
             which = (i + turn) % len(entrants)

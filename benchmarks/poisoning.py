@@ -1,6 +1,6 @@
 """Compare poisons and screenings with ART: time, success and price, judged by fresh victims.
 
-python benchmarks/poisoning.py               everything, about 25 minutes
+python benchmarks/poisoning.py               everything, about ten minutes on an idle core
 python benchmarks/poisoning.py --tiny        the same in small, to see that everything runs
 python benchmarks/poisoning.py --only gradient_matching
 """

@@ -73,7 +73,7 @@ SCENES: dict[str, Scene] = {
     ),
     # the baseline is as many rows with the marks alone. On seeds 13 to 16 these steered 3.4% (1 to 9% a victim), and
     # hard rows 69% (41 to 90%), or 58% within 0.4. Random signs of 0.5 make rows hard as well: 12% (3 to 28%). On
-    # seeds 0 to 2 60, 74 and 74% beside 1.9, 2.7 and 2.5%. Ones within 0.3 had 73% beside 8% on one seed. On clothes
+    # seeds 0 to 2 63, 76 and 74% beside 1.9, 2.7 and 2.5%. Ones within 0.3 had 73% beside 8% on one seed. On clothes
     # the marks alone do much, and hardening about doubles that: from 21 to 43% on trousers and 61 to 87% on T-shirts
     # within 32/255, with one victim each
     "backdoor.clean_label": TrainingScene(
