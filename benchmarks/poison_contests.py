@@ -68,7 +68,8 @@ def gradient_matching(sizes: Sizes) -> list[Round]:
     tasks = [replace(t, aims=_aims(t, sizes.aims)) for t in _pair_tasks(sizes, 38 / 255, sizes.matching)]
     entrants = [
         Entrant("casemate", ours.targeted("gradient_matching", choice="hardest", trained=0.15)),
-        Entrant("casemate, as in the paper", ours.targeted("gradient_matching"), own=True), Entrant("ART", art.gradient_matching),
+        Entrant("casemate, as in the paper", ours.targeted("gradient_matching"), own=True),
+        Entrant("ART", art.gradient_matching),
         Entrant("its authors", witches.gradient_matching), _noise(),
     ]  # fmt: skip
     title = f"gradient matching, {sizes.aims} aims, 20 of 1,000 rows within 38/255, {sizes.matching} steps"
