@@ -84,4 +84,10 @@ def test_no_copy_of_a_net_that_cannot_run_in_bfloat16():
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.inner(torch.linalg.qr(x.flatten(1).T).Q.T)
 
-    assert bfloat16_copy(Prepared(Classifier(Picky(), 4, (1, 8, 8))), images(4)) is None
+    class Strict(Picky):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            assert x.dtype is torch.float32
+            return self.inner(x.flatten(1))
+
+    for net in (Picky(), Strict()):
+        assert bfloat16_copy(Prepared(Classifier(net, 4, (1, 8, 8))), images(4)) is None

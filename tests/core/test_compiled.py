@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from casemate.core import compiled
-from casemate.core.compiled import compile_forward
+from casemate.core.compiled import MANY, compile_forward, worth_compiling
 from casemate.core.target import Classifier, LabelOracle, Prepared, ScoreOracle
 
 SHAPE = (2, 6, 5)
@@ -171,3 +171,30 @@ def test_an_exporter_that_fails_prints_nothing(capfd: pytest.CaptureFixture[str]
     x = torch.rand(9, 3, 11, 10, generator=torch.Generator().manual_seed(0))
     compile_forward(Prepared(Classifier(net, 3, (3, 11, 10))), x)
     assert capfd.readouterr().out == ""
+
+
+def test_a_form_that_loses_rows_of_a_larger_batch_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    def recorded(prepared: Prepared, x: Tensor):
+        return lambda given: prepared.exact(given)[: len(x)]
+
+    def refusing(prepared: Prepared, x: Tensor):
+        def forward(given: Tensor) -> Tensor:
+            if len(given) > len(x):
+                raise RuntimeError("recorded for fewer rows")
+            return prepared.exact(given)
+
+        return forward
+
+    x = torch.rand(20, 4, generator=torch.Generator().manual_seed(0))
+    for build in (recorded, refusing):
+        monkeypatch.setattr(compiled, "BUILDERS", (build,))
+        prepared = Prepared(Classifier(nn.Linear(4, 3), 3, (4,)))
+        forward = compile_forward(prepared, x[:6])
+        assert forward is not None
+        assert torch.equal(forward(x), prepared.exact(x))
+
+
+def test_only_nets_with_convolutions_are_worth_compiling_for_many_rows() -> None:
+    assert worth_compiling(nn.Sequential(nn.Conv2d(1, 1, 1)), MANY)
+    assert not worth_compiling(nn.Sequential(nn.Conv2d(1, 1, 1)), MANY - 1)
+    assert not worth_compiling(nn.Linear(1, 1), MANY)

@@ -167,13 +167,13 @@ def test_evidence_of_tables_is_drawn_as_strips(tmp_path: Path) -> None:
     assert "the 30 values of one input" in made.note
 
 
-def test_training_rows_with_a_trigger_stand_behind_the_inputs_it_is_shown_on(tmp_path: Path) -> None:
+def test_changed_training_rows_stand_behind_the_inputs_it_is_shown_on(tmp_path: Path) -> None:
     x = {f"{kind}_{part}": torch.full((1, 1, 2, 2), value) for kind, part, value in PAIRS}
     labels = {"gallery_y": 1, "gallery_pred": 0, "planted_y": 1, "planted_pred": 0}
     store, result = stored(tmp_path, x | {name: torch.tensor([v]) for name, v in labels.items()})
     ((shown, planted),) = galleries(store, [result], [], ("cat", "dog"))[0].values()
     assert (shown.heading, shown.pictures[0].after) == ("", "read as cat")
-    assert (planted.heading, planted.labels) == ("Training rows with the trigger", ("original", "poisoned"))
+    assert (planted.heading, planted.labels) == ("Training rows that were changed", ("original", "poisoned"))
     assert planted.pictures[0].after == "trained as cat"
     assert (pixels(planted.pictures[0].clean_png) == 51).all()
 

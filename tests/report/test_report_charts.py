@@ -1,5 +1,7 @@
 """Charts leave matplotlib as they found it and come out the same every time."""
 
+import math
+
 import matplotlib
 import pytest
 
@@ -92,6 +94,7 @@ def test_numbers_that_are_no_shares_get_no_scale() -> None:
         ([0.0, 0.0], (0.0, 0.02)),
         ([-0.13, 0.9], (-0.2, 1.02)),
         ([-3.0, 3.0], (-1.0, 1.02)),
+        ([math.nan, 0.05, math.inf], (0.0, 0.06)),
     ],
 )
 def test_small_shares_get_a_scale_of_their_own(shares: list[float], ends: tuple[float, float]) -> None:

@@ -61,3 +61,11 @@ def test_an_unknown_metric_keeps_its_name_and_gets_a_unit_by_its_sound() -> None
     assert words.metric("detection_rate").title == "Detection rate"
     assert words.metric("detection_rate").unit == "share"
     assert words.metric("mean_steps").unit == "plain"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [("eps", 16 / 255, "16/255"), ("eps", 0.2, "0.2"), ("eps", 1e-12, "1e-12"), ("lr", 1 / 15, "0.0666667")],
+)
+def test_radii_alone_are_written_in_levels(name: str, value: float, text: str) -> None:
+    assert words.setting(value, name) == text

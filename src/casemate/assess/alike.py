@@ -60,7 +60,10 @@ def alike(v: Verdict, w: Verdict, old: Side, new: Side) -> Alike:
         (when, {described(r): r for r in tried if described(r) not in both})
         for when, tried in (("before", before), ("after", after))
     ]
-    told = [f"not counted {when}: {'; '.join(map(_called, left.values()))}" for when, left in more if left]
+    names = [[_called(r) for r in left.values()] for _, left in more]
+    if set(names[0]) & set(names[1]):  # what differs is a parameter that one side does not know
+        names = [list(left) for _, left in more]
+    told = [f"not counted {when}: {'; '.join(n)}" for (when, _), n in zip(more, names, strict=True) if n]
     beyond = tuple(f"{r.case.method} {when}" for when, left in more for r in left.values())
     return Alike(
         cut[0],

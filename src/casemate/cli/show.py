@@ -80,7 +80,7 @@ def _print(entry: "Entry") -> None:
         out.print(f"Norms: {', '.join(NORMS[n] for n in entry.norms)}", markup=False)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 2), show_header=False)
     for parameter in parameters(entry):
-        default = "required" if parameter["required"] else setting(parameter["default"])
+        default = "required" if parameter["required"] else setting(parameter["default"], parameter["name"])
         words = f" One of: {', '.join(map(repr, parameter['choices']))}." if parameter["choices"] else ""
         table.add_row(parameter["name"], default, prose(parameter["help"]) + words)
     out.print("\nParameters, with their defaults:" if table.row_count else "\nIt has no parameters.")

@@ -39,7 +39,7 @@ def bfloat16_copy(prepared: Prepared, x: Tensor, /) -> nn.Module | None:
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             logits = trial.steering(z)
             (grad,) = torch.autograd.grad(logits.sum(), z)
-    except RuntimeError:  # an operation without a bfloat16 form
+    except Exception:  # an operation without a bfloat16 form, or whatever a foreign net says of it
         return None
     same = logits.argmax(1) == prepared.quick(x).argmax(1)
     sound = bool(logits.isfinite().all()) and bool(grad.isfinite().all())

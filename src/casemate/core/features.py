@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from casemate.core.compiled import MANY, compile_forward
+from casemate.core.compiled import compile_forward, worth_compiling
 from casemate.core.errors import NotApplicable
 from casemate.core.target import Classifier, Prepared, laid_out, order_for, quickened
 
 ACTIVATIONS = (nn.ReLU, nn.GELU, nn.SiLU, nn.ELU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid)
+NO_HEAD = "the net does not end in a linear layer (nn.Linear), whose input would be the features"
 
 
 def penultimate(model: Classifier, x: Tensor, /, *, batch: int = 125) -> Tensor:
@@ -30,10 +31,10 @@ def penultimate(model: Classifier, x: Tensor, /, *, batch: int = 125) -> Tensor:
     if not len(x):
         return x.new_zeros(0, 0)
     net = copy.deepcopy(model.net).eval().requires_grad_(False)
-    cut = _Cut(net, _classifying(replace(model, net=net)))
+    cut = _Cut(net, _classifying(replace(model, net=net), x[:2].to(model.device)))
     prepared = Prepared(replace(model, net=cut, outputs="logits"))
-    if len(x) >= MANY:
-        prepared.fast = compile_forward(prepared, x[:64])
+    if worth_compiling(net, len(x)):
+        prepared.fast = compile_forward(prepared, x[:batch])
     return torch.cat([prepared.quick(part.to(model.device)).to(x.device) for part in x.split(batch)])
 
 
@@ -49,11 +50,15 @@ class _Cut(nn.Module):
         layer = self.net.get_submodule(self.path)
         with layer.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0])):
             self.net(z)
+        # a trace takes sizes for values of its first batch; what it gives is compared elsewhere
+        recorded = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        if not recorded and (not seen or len(seen[-1]) != len(z)):
+            raise NotApplicable(NO_HEAD)
         return seen[-1].flatten(1)
 
 
-def _classifying(model: Classifier) -> str:
-    """Find the linear layer that a net in evaluation mode ends in: its path."""
+def _classifying(model: Classifier, x: Tensor) -> str:
+    """Find the linear layer that a net in evaluation mode ends in, on inputs x: its path."""
     last: list[tuple[str, torch.Size]] = []
     hooks = [
         layer.register_forward_hook(
@@ -62,15 +67,12 @@ def _classifying(model: Classifier) -> str:
         for name, layer in model.net.named_modules()
         if isinstance(layer, nn.Linear)
     ]
-    dtype = next((p.dtype for p in model.net.parameters()), None)
     with torch.no_grad():
-        logits = model.logits(torch.zeros(1, *model.shape, dtype=dtype, device=model.device))
+        logits = model.logits(x)
     for hook in hooks:
         hook.remove()
     if not last or last[-1][1] != logits.shape:
-        raise NotApplicable(
-            "the net does not end in a linear layer (nn.Linear), whose input would be the features"
-        )
+        raise NotApplicable(NO_HEAD)
     return last[-1][0]
 
 
@@ -138,7 +140,8 @@ def halves(model: Classifier, /, *, dropout: float = 0.0) -> Halves:
     """
     net = copy.deepcopy(model.net).eval().requires_grad_(False)
     spy = replace(model, net=net)
-    path = _classifying(spy)
+    dtype = next((p.dtype for p in net.parameters()), None)
+    path = _classifying(spy, torch.zeros(1, *model.shape, dtype=dtype, device=model.device))
     if dropout:
         _drop(net, dropout)
     order = order_for(net, model.shape)

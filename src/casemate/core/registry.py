@@ -101,7 +101,8 @@ class Entry:
     def unusual(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Pick the parameters that are not at their defaults."""
         fields = self.params.model_fields
-        return {k: v for k, v in params.items() if k not in fields or fields[k].default != v}
+        usual = {k: _listed(field.default) for k, field in fields.items()}
+        return {k: v for k, v in params.items() if k not in usual or usual[k] != _listed(v)}
 
     def validate(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Check parameters and fill in defaults; raises UsageError naming what is wrong.
@@ -403,6 +404,11 @@ def find(name: str) -> Entry:
     near = [names[n].id for n in difflib.get_close_matches(wanted, names, n=5, cutoff=0.5)]
     hint = f" Nearest: {', '.join(dict.fromkeys(near))}." if near else " See `casemate list`."
     raise UnknownMethod(f"No method is called '{name}'.{hint}")
+
+
+def _listed(value: Any) -> Any:
+    """Give a tuple as the list that it is in a file."""
+    return [_listed(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _plain_name(name: str) -> str:

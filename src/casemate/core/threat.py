@@ -293,7 +293,7 @@ def format_eps(eps: float) -> str:
     levels = eps * 255
     if eps == round(eps, 2):
         return f"{eps:g}"
-    if 0 < eps <= 1 and abs(levels - round(levels)) < 1e-6 and round(levels) <= 64:
+    if eps <= 1 and abs(levels - round(levels)) < 1e-6 and 1 <= round(levels) <= 64:
         return f"{round(levels)}/255"
     return f"{eps:g}"
 

@@ -53,7 +53,7 @@ def labels(results: Sequence[Result], entries: Mapping[str, Entry]) -> dict[str,
 def _label(case: Case, entry: Entry | None) -> str:
     name = case.method.partition(".")[2] or case.method
     special = entry.unusual(case.params) if entry else {}
-    parts = [f"{k} {words.setting(v)}" for k, v in special.items()]
+    parts = [f"{k} {words.setting(v, k)}" for k, v in special.items()]
     if case.rate is not None:
         parts.append(f"{100 * case.rate:g}% of rows")
     parts += [f"against {d.partition('.')[2] or d}" for d in case.defences]
@@ -147,7 +147,7 @@ def _settings(case: Case, entry: Entry | None) -> tuple[Setting, ...]:
     fields = entry.params.model_fields if entry else {}
     return tuple(
         Setting(
-            name=k, value=words.setting(v), help=words.prose(fields[k].description) if k in fields else ""
+            name=k, value=words.setting(v, k), help=words.prose(fields[k].description) if k in fields else ""
         )
         for k, v in case.params.items()
     )

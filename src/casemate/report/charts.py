@@ -112,7 +112,8 @@ def _plain_axes(axes: "Axes", chart: Chart) -> None:
 
 def span(shares: Sequence[float]) -> tuple[float, float]:
     """Choose the ends of an axis of shares: effects of a few points would lie flat on a scale of all hundred."""
-    lowest, highest = max(min(shares), -1.0), min(max(shares), 1.0)
+    known = [value for value in shares if math.isfinite(value)] or [0.0]
+    lowest, highest = max(min(known), -1.0), min(max(known), 1.0)
     if highest > SMALL:
         return min(0.0, math.floor(10 * lowest) / 10), 1.02
     return min(0.0, math.floor(50 * lowest) / 50), math.ceil(50 * highest + 0.1) / 50

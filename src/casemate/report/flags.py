@@ -120,8 +120,8 @@ FLAGS = {
     ),
     "few-victims": Explanation(
         "Few victims",
-        "Training differs from run to run, and fewer than three models were trained. The interval covers the "
-        "test rows, not that difference.",
+        "Training differs from run to run, and fewer than three models were trained: the interval says little "
+        "about that difference.",
         "Repeat with three models or more.",
     ),
     "broken-victims": Explanation(

@@ -23,7 +23,7 @@ MOST = 8  # examples per case
 SIDE = 96  # longest side of a picture in pixels; larger inputs are averaged down
 CASE_BYTES, REPORT_BYTES = 120_000, 600_000
 NICE = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
-KINDS = ("gallery", "planted")  # what was attacked, and the training rows that a trigger was planted in
+KINDS = ("gallery", "planted")  # what was attacked, and the training rows that a backdoor needs changed
 FIELDS = tuple(f"{kind}_{part}" for kind in KINDS for part in ("x", "adv", "y", "pred"))
 LABELS = {
     "evasion": ("clean", "adversarial"),
@@ -123,7 +123,7 @@ def draw(
     return Gallery(
         key=result.key,
         form="strip" if before.ndim == 2 else "image",
-        heading="Training rows with the trigger" if kind == "planted" else "",
+        heading="Training rows that were changed" if kind == "planted" else "",
         labels=LABELS.get("poisoning" if kind == "planted" else result.case.family, ("before", "after")),
         width=layers[0].shape[2],
         height=layers[0].shape[1],

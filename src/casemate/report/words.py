@@ -205,16 +205,15 @@ def ball(lp: Lp) -> str:
     return size + (f"; at most {lp.queries:,} queries per row" if lp.queries else "")
 
 
-def setting(value: object) -> str:
-    """Write the value of a parameter."""
+def setting(value: object, name: str = "") -> str:
+    """Write the value of a parameter; a radius as people read it."""
     match value:
         case None:
             return "automatic"
         case bool():
             return "yes" if value else "no"
         case float():
-            short = format_eps(value)
-            return short if short.endswith("/255") else f"{value:.6g}"
+            return format_eps(value) if name == "eps" else f"{value:.6g}"
         case _:
             return str(value)
 

@@ -34,7 +34,9 @@ LABEL_CONSISTENT = Paper(
 
 
 @backdoor(
-    papers=(TURNER, LABEL_CONSISTENT), known_as=("Clean-label backdoor attack", "label-consistent backdoor")
+    papers=(TURNER, LABEL_CONSISTENT),
+    known_as=("Clean-label backdoor attack", "label-consistent backdoor"),
+    version=2,
 )
 def clean_label(
     workshop: Workshop,

@@ -24,7 +24,9 @@ SOURI = Paper(
 )
 
 
-@backdoor(papers=(SOURI,), known_as=("Sleeper Agent", "hidden-trigger backdoor by gradient matching"))
+@backdoor(
+    papers=(SOURI,), known_as=("Sleeper Agent", "hidden-trigger backdoor by gradient matching"), version=2
+)
 def sleeper_agent(
     workshop: Workshop,
     budget: PoisonBudget,

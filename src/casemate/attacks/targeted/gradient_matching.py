@@ -31,6 +31,7 @@ Choice = Literal["random", "steepest", "hardest"]
         ),
     ),
     known_as=("Witches' Brew", "Gradient matching"),
+    version=2,
 )
 def gradient_matching(
     workshop: Workshop,

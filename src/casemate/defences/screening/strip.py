@@ -6,7 +6,7 @@ import torch
 from annotated_types import Ge, Gt, Lt
 from torch import Generator, Tensor
 
-from casemate.core.compiled import MANY, compile_forward
+from casemate.core.compiled import compile_forward, worth_compiling
 from casemate.core.data import Samples
 from casemate.core.errors import NotApplicable
 from casemate.core.registry import Paper, screening
@@ -137,8 +137,8 @@ def entropies(
 ) -> Tensor:
     """Mean entropy, in nats, of the predictions for x (N, *S) with rows of `pool` added, (N,)."""
     prepared = Prepared(model)
-    if overlays * len(x) >= MANY:
-        prepared.fast = compile_forward(prepared, x[:64])
+    if worth_compiling(model.net, overlays * len(x)):
+        prepared.fast = compile_forward(prepared, x[:batch])
     total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     for step in range(overlays):
         over = torch.randint(len(pool), (len(x),), generator=rng).to(x.device) if len(x) else total.long()
