@@ -68,7 +68,7 @@ def gradient_matching(sizes: Sizes) -> list[Round]:
     tasks = [replace(t, aims=_aims(t, sizes.aims)) for t in _pair_tasks(sizes, 38 / 255, sizes.matching)]
     entrants = [
         Entrant("casemate", ours.targeted("gradient_matching", choice="hardest", trained=0.15)),
-        Entrant("casemate, as in the paper", ours.targeted("gradient_matching"), own=True),
+        Entrant("casemate, as in the paper", ours.targeted("gradient_matching"), ours=True),
         Entrant("ART", art.gradient_matching),
         Entrant("its authors", witches.gradient_matching), _noise(),
     ]  # fmt: skip

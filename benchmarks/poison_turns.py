@@ -70,12 +70,12 @@ Judge = Callable[[Task, Any], Counts]
 
 @dataclass(frozen=True)
 class Entrant:
-    """One library's method; a `baseline` is judged and not timed, and what is our `own` is no rival."""
+    """One library's method; a `baseline` is judged and not timed, and what is `ours` is no rival."""
 
     name: str
     run: Run
     baseline: bool = False
-    own: bool = False
+    ours: bool = False
 
 
 @dataclass
@@ -124,7 +124,7 @@ class Round:
 
 def hold(tasks: Sequence[Task], entrants: Sequence[Entrant], judge: Judge) -> list[Score]:
     """Let entrants take turns, a task each time, in another order each time; the least process CPU counts."""
-    scores = [Score(entrant.name, entrant.baseline, entrant.own) for entrant in entrants]
+    scores = [Score(entrant.name, entrant.baseline, entrant.ours) for entrant in entrants]
     for turn, task in enumerate(tasks):
         for i in range(len(entrants)):
             which = (i + turn) % len(entrants)

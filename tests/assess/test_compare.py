@@ -11,6 +11,7 @@ from casemate.assess.result import Assessment, Flag, Result, Verdict
 from casemate.assess.store import Store
 from casemate.cli.main import run
 from casemate.core.errors import UsageError
+from casemate.core.registry import find
 from casemate.ops.stats import Estimate, mean, share
 
 
@@ -378,3 +379,25 @@ def test_threats_that_only_one_side_measured_are_told(tmp_path):
     assert unmatched(one, two) == (("Membership", "before"),)
     assert unmatched(two, one) == (("Membership", "after"),)
     assert unmatched(one, one) == ()
+
+
+def test_attacks_of_one_short_name_are_told_with_all_of_their_settings(tmp_path):
+    """One side does not know a parameter that is at its default on the other."""
+    paths = []
+    for name, usual in (("a", {}), ("b", {"labels": "each its own"})):
+        folder, drop = Folder(tmp_path / name), {"accuracy_drop": mean((0.01, 0.02, 0.03))}
+        keys = [
+            folder.result("poisoning.label_flip", drop, repeats=3, rate=0.2, params=params)
+            for params in ({"labels": "one for all"}, usual)
+        ]
+        paths.append(folder.verdict("poisoning-labels", "accuracy_drop", drop["accuracy_drop"], keys).write())
+    notes = compare(*paths)[0].notes
+    assert "not counted before: poisoning.label_flip()" in notes
+    assert "not counted after: poisoning.label_flip(labels=each its own)" in notes
+
+
+def test_defaults_that_were_read_from_a_file_are_not_told():
+    """A tuple among them is a list there."""
+    entry = find("poisoning.gradient_canceling")
+    assert any(isinstance(field.default, tuple) for field in entry.params.model_fields.values())
+    assert entry.unusual(json.loads(json.dumps(entry.validate({})))) == {}

@@ -83,6 +83,12 @@ def test_missing_parameters_get_their_defaults():
     assert register().validate({"size": 0.5}) == {"steps": 5, "size": 0.5}
 
 
+def test_only_what_differs_from_the_defaults_is_unusual():
+    entry = register()
+    assert entry.unusual(entry.validate({})) == {}
+    assert entry.unusual({"steps": 7, "size": None, "later": 1}) == {"steps": 7, "later": 1}
+
+
 def test_a_value_outside_its_bounds_is_named():
     message = "The 'steps' parameter of evasion.nudge: input should be greater than or equal to 1. Got 0."
     with pytest.raises(UsageError) as caught:

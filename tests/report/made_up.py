@@ -95,7 +95,7 @@ def backdoor(rate: float, success: int) -> Result:
         "baseline": {"attack_success": share(9, 750)},
         "clean": {"accuracy": share(848, 1000), "attack_success": share(9, 750)},
         "spent": Spent(seconds=128.0),
-        "notes": {"poisoned_rows": round(5000 * rate), "victims": 3, "target": 0},
+        "notes": {"poisoned_rows": round(5000 * rate), "training_rows": 5000, "victims": 3, "target": 0},
     }
     return Result.model_validate(
         {"key": case.key, "case": case, "status": "done", "provenance": WITH, **fields}

@@ -250,7 +250,7 @@ def _triggers(out: Path, said: ScanFile, device: torch.device) -> list[Trigger]:
     try:
         tensors = load_file(out / TRIGGERS, device=str(device))
     except (OSError, SafetensorError) as error:
-        raise UsageError(f"The triggers in {out / 'scan.safetensors'} cannot be read: {error}.") from None
+        raise UsageError(f"The triggers in {out / TRIGGERS} cannot be read: {error}.") from None
     found: list[tuple[float, Trigger]] = []
     for name, numbers in said.detectors.items():
         rate = numbers.success[said.suspect]
@@ -261,6 +261,6 @@ def _triggers(out: Path, said: ScanFile, device: torch.device) -> list[Trigger]:
         elif f"{name}/shifts" in tensors:
             found.append((rate, Warped(tensors[f"{name}/shifts"])))
     if not found:
-        raise UsageError(f"{out / 'scan.safetensors'} must hold the triggers of a scan. Got none.")
+        raise UsageError(f"{out / TRIGGERS} must hold the triggers of a scan. Got none.")
     found.sort(key=lambda each: -each[0])
     return [trigger for rate, trigger in found if rate >= REAL] or [found[0][1]]

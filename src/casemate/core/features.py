@@ -34,7 +34,7 @@ def penultimate(model: Classifier, x: Tensor, /, *, batch: int = 125) -> Tensor:
     cut = _Cut(net, _classifying(replace(model, net=net), x[:2].to(model.device)))
     prepared = Prepared(replace(model, net=cut, outputs="logits"))
     if worth_compiling(net, len(x)):
-        prepared.fast = compile_forward(prepared, x[:batch])
+        prepared.fast = compile_forward(prepared, x[:64])
     return torch.cat([prepared.quick(part.to(model.device)).to(x.device) for part in x.split(batch)])
 
 

@@ -114,15 +114,18 @@ def _verdict_chart(verdict: Verdict, named: Sequence[tuple[str, Curve]]) -> Char
     own = curve.y_label == verdict.metric.replace("_", " ")
     y_label = f"{kind.title[:1].lower()}{kind.title[1:]}" if own else curve.y_label
     level, at_least = bound(verdict.requirement) if own else (None, False)
-    asked = f"at {'least' if at_least else 'most'} {100 * (level or 0):g}%"
+    asked = (
+        f"; the dotted line marks what is required, at {'least' if at_least else 'most'} {100 * level:g}%"
+        if level is not None
+        else ""
+    )
     rows = _table("", "", lines, curve)
     x_unit, y_unit = _units("", curve)
     return Chart(
         id="",
         family=verdict.family,
         title=f"{verdict.title}: {y_label}",
-        caption="The shaded band is the 95% interval"
-        + (f"; the dotted line marks what is required, {asked}." if level is not None else "."),
+        caption=f"The shaded band is the 95% interval{asked}.",
         alt=_alt(lines, rows),
         x_label=curve.x_label,
         y_label=y_label,

@@ -153,11 +153,12 @@ def _budget(verdict: Verdict, results: Mapping[str, Result]) -> str:
 
 def _in_rows(tried: Sequence[Result]) -> str:
     """Say how many rows the poisons of a threat changed, where all had as many to choose from."""
-    sizes = {r.notes["training_rows"] for r in tried if "training_rows" in r.notes}
+    notes = [r.notes for r in tried if {"training_rows", "poisoned_rows"} <= set(r.notes)]
+    sizes = {int(each["training_rows"]) for each in notes}
     if len(sizes) != 1:
         return ""
-    counts = sorted({int(r.notes["poisoned_rows"]) for r in tried if "poisoned_rows" in r.notes})
-    return f": {', '.join(f'{n:,}' for n in counts)} of {int(sizes.pop()):,}"
+    counts = sorted({int(each["poisoned_rows"]) for each in notes})
+    return f": {', '.join(f'{n:,}' for n in counts)} of {sizes.pop():,}"
 
 
 def answers(verdicts: Sequence[VerdictView], raw: Sequence[Verdict]) -> tuple[Answer, ...]:

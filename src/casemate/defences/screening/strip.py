@@ -138,7 +138,7 @@ def entropies(
     """Mean entropy, in nats, of the predictions for x (N, *S) with rows of `pool` added, (N,)."""
     prepared = Prepared(model)
     if worth_compiling(model.net, overlays * len(x)):
-        prepared.fast = compile_forward(prepared, x[:batch])
+        prepared.fast = compile_forward(prepared, x[:64])
     total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     for step in range(overlays):
         over = torch.randint(len(pool), (len(x),), generator=rng).to(x.device) if len(x) else total.long()
